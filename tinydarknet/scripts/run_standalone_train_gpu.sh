@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Train on one GPU, in the folder train_single_gpu of the current directory.
+set -euo pipefail
+USAGE="Usage: bash run_standalone_train_gpu.sh [DEVICE_ID] [OPTIONS]
+       bash run_standalone_train_gpu.sh [DEVICE_ID] [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]
+The first form trains on the imagenet recipe with the paths of imagenet_config.yaml."
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+parse_arguments "$@"
+expect_arguments 1 3
+device_id="$(integer_argument DEVICE_ID "${ARGS[0]}")"
+JOB=(train.py --device_target GPU)
+if ((${#ARGS[@]} == 3)); then
+    train_data_dir="$(directory_argument TRAIN_DATA_DIR "${ARGS[1]}")"
+    dataset="$(choice_argument DATASET "${ARGS[2]}" cifar10 imagenet)"
+    JOB+=(--dataset_name "$dataset" --train_data_dir "$train_data_dir")
+fi
+JOB+=(--ckpt_save_dir "$CALLER_DIR/train_single_gpu/checkpoints")
+
+single_process_environment
+export DEVICE_ID="$device_id"
+run_job train_single_gpu train.log

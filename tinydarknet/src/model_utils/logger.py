@@ -1,0 +1,139 @@
+# Shared file: source utils/model_utils/logger.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+"""One logger for console and file, and the record of a run: curves as CSV and PNG, summaries for MindInsight."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+LOGGER_NAME = "model"
+
+
+def get_logger() -> logging.Logger:
+    """The logger of this process; plain until `init_logger` has run."""
+    return logging.getLogger(LOGGER_NAME)
+
+
+def init_logger(run_dir: str | Path | None, file_name: str, rank: int = 0) -> logging.Logger:
+    """Log to the console and to `run_dir/file_name` (ranks above 0: the file only, named with the rank).
+
+    The message is the whole line: documented lines are searched for with grep. Nothing is written twice where the
+    console already goes to that file.
+    """
+    logger = get_logger()
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if rank == 0:
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+    if run_dir is not None:
+        path = Path(run_dir) / (file_name if rank == 0 else f"rank_{rank}_{file_name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_console(path):
+            logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
+    return logger
+
+
+def _is_console(path: Path) -> bool:
+    """Whether stdout is redirected to this file."""
+    try:
+        return path.exists() and os.path.samestat(os.fstat(sys.stdout.fileno()), path.stat())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class RunRecord:
+    """Curves of a run: `curves.csv` and `curves.png` in `run_dir`, MindInsight events in `summary_dir`.
+
+    A resumed run continues the CSV from the step at which it resumes.
+    """
+
+    def __init__(self, run_dir: str | Path, summary_dir: str | Path, first_step: int = 0):
+        self.csv_path, self.png_path = Path(run_dir) / "curves.csv", Path(run_dir) / "curves.png"
+        self.rows = self._earlier_rows(first_step)
+        self._summary = self._open_summary(str(summary_dir))
+        self._write_csv()
+
+    def add(self, step: int, **values: float) -> None:
+        """Record values of a global step (steps count from 1 over the whole run)."""
+        new = [(step, name, float(value)) for name, value in values.items()]
+        self.rows += new
+        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(new)
+        if self._summary is not None:
+            from mindspore import Tensor
+
+            for _, name, value in new:
+                self._summary.add_value("scalar", name, Tensor(value))
+            self._summary.record(step)
+
+    def close(self) -> None:
+        """Draw the curves and finish the summaries."""
+        if self._summary is not None:
+            self._summary.close()
+            self._summary = None
+        if self.rows:
+            draw_curves(self.rows, self.png_path)
+
+    def _earlier_rows(self, first_step: int) -> list[tuple[int, str, float]]:
+        if not first_step or not self.csv_path.is_file():
+            return []
+        with open(self.csv_path, newline="", encoding="utf-8") as file:
+            rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+        return [row for row in rows if row[0] <= first_step]
+
+    def _write_csv(self) -> None:
+        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("step", "name", "value"), *self.rows])
+
+    @staticmethod
+    def _open_summary(summary_dir: str):
+        from mindspore import SummaryRecord
+
+        try:
+            return SummaryRecord(summary_dir)
+        except (RuntimeError, ValueError, OSError) as error:
+            get_logger().warning("no MindInsight summaries: %s", error)
+            return None
+
+
+def draw_curves(rows: list[tuple[int, str, float]], path: str | Path) -> None:
+    """One panel a name: the values over the global step."""
+    names = list(dict.fromkeys(name for _, name, _ in rows))
+    width, height, margin = 640, 200, 48
+    image = Image.new("RGB", (width, height * len(names)), "white")
+    draw = ImageDraw.Draw(image)
+    for index, name in enumerate(names):
+        points = [(step, value) for step, row_name, value in rows if row_name == name]
+        box = (margin * 2, index * height + 24, width - 16, (index + 1) * height - 28)
+        _draw_panel(draw, name, points, box)
+    image.save(path)
+
+
+def _draw_panel(draw: ImageDraw.ImageDraw, name: str, points: list[tuple[int, float]], box) -> None:
+    left, top, right, bottom = box
+    steps, values = [step for step, _ in points], [value for _, value in points]
+    low, high = min(values), max(values)
+    first, last = min(steps), max(steps)
+    draw.rectangle(box, outline="black")
+    draw.text((left, top - 16), f"{name}: last {values[-1]:.5g}", fill="black")
+    draw.text((4, top - 4), f"{high:.5g}", fill="black")
+    draw.text((4, bottom - 8), f"{low:.5g}", fill="black")
+    draw.text((left, bottom + 4), f"step {first}", fill="black")
+    draw.text((right - 80, bottom + 4), f"{last:>10}", fill="black")
+    line = [
+        (
+            left + (right - left) * (step - first) / max(last - first, 1),
+            bottom - (bottom - top) * ((value - low) / (high - low) if high > low else 0.5),
+        )
+        for step, value in points
+    ]
+    draw.line(line * 2 if len(line) == 1 else line, fill="blue", width=1)

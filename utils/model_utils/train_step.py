@@ -1,0 +1,106 @@
+# Shared file: source utils/model_utils/train_step.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+"""The compiled training step: forward, backward, all-reduce, loss scale, update, moving average of the weights."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, amp, nn, ops
+
+from .checkpoint import EMA_PREFIX, STATE_PREFIX
+
+
+class ExponentialMovingAverage(nn.Cell):
+    """average = decay * average + (1 - decay) * weight, for all parameters of the network, on the device.
+
+    Batch-norm statistics take part. The average starts from the initial weights; there is no warm-up correction.
+    """
+
+    def __init__(self, network: nn.Cell, decay: float):
+        super().__init__(auto_prefix=False)
+        self.decay = decay
+        weights = list(network.get_parameters())
+        self.weights = ms.ParameterTuple(weights)
+        self.averages = ms.ParameterTuple(
+            [Parameter(Tensor(p.asnumpy()), name=EMA_PREFIX + p.name, requires_grad=False) for p in weights]
+        )
+
+    def construct(self):
+        for i in range(len(self.weights)):
+            ops.assign(self.averages[i], self.decay * self.averages[i] + (1.0 - self.decay) * self.weights[i])
+
+
+class TrainStep(nn.Cell):
+    """One training step on a batch; called with (images, labels), returns (loss, loss scale).
+
+    The loss is float32 and unscaled. Gradients are averaged over the ranks. With a dynamic loss scale a step whose
+    gradients overflow changes nothing but the scale.
+
+    Args:
+        network: (N, ...) images to predictions; its parameter names stay as they are.
+        loss_fn: (predictions, labels) to a scalar.
+        optimizer: its loss_scale stays 1: the gradients that it gets are unscaled.
+        loss_scale: fixed scale, or the initial one of the dynamic scale; above 0.
+        dynamic_loss_scale: double the scale after 2,000 sound steps, halve it on overflow.
+        ema_decay: decay of the moving average of the weights, in [0, 1); 0 keeps none.
+        size: number of ranks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Cell,
+        loss_fn: nn.Cell,
+        optimizer: nn.Optimizer,
+        *,
+        loss_scale: float = 1.0,
+        dynamic_loss_scale: bool = False,
+        ema_decay: float = 0.0,
+        size: int = 1,
+    ):
+        super().__init__(auto_prefix=False)
+        self.network, self.loss_fn, self.optimizer = network, loss_fn, optimizer
+        self.weights = optimizer.parameters
+        self.dynamic = dynamic_loss_scale
+        scaler = amp.DynamicLossScaler(loss_scale, 2, 2000) if dynamic_loss_scale else amp.StaticLossScaler(loss_scale)
+        self.scaler = scaler
+        self.ema = ExponentialMovingAverage(network, ema_decay) if ema_decay else None
+        self.reducer = nn.DistributedGradReducer(self.weights, True, size) if size > 1 else None
+        self.grad = ms.value_and_grad(self._scaled_loss, None, self.weights, has_aux=True)
+
+    def _scaled_loss(self, images, labels):
+        loss = self.loss_fn(self.network(images), labels)
+        return self.scaler.scale(loss), loss
+
+    def construct(self, images, labels):
+        (_, loss), gradients = self.grad(images, labels)
+        gradients = self.scaler.unscale(gradients)
+        if self.reducer is not None:
+            gradients = self.reducer(gradients)
+        if self.dynamic:
+            finite = amp.all_finite(gradients)
+            if finite:
+                self._update(gradients)
+            self.scaler.adjust(finite)
+        else:
+            self._update(gradients)
+        return loss, self.scaler.scale_value
+
+    def _update(self, gradients):
+        self.optimizer(gradients)
+        if self.ema is not None:
+            self.ema()
+
+    def training_state(self) -> dict[str, Parameter]:
+        """All that a run needs to go on: weights by their plain names, the rest behind a prefix.
+
+        The learning rates are not state: they follow from the configuration and the optimizer's step.
+        """
+        state = {p.name: p for p in self.network.get_parameters()}
+        own = {id(p) for p in state.values()}
+        rest = [p for p in self.optimizer.get_parameters() if id(p) not in own and p.name != "learning_rate"]
+        state.update({STATE_PREFIX + "optimizer." + p.name: p for p in rest})
+        if self.ema is not None:
+            state.update({p.name: p for p in self.ema.averages})
+        if self.dynamic:
+            state[STATE_PREFIX + "loss_scale"] = self.scaler.scale_value
+            state[STATE_PREFIX + "loss_scale_counter"] = self.scaler.counter
+        return state
