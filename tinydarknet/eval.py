@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ from src.model_utils import config as configuration
 from src.model_utils import device_adapter, moxing_adapter
 from src.model_utils.config import Config, DataError
 from src.model_utils.device_adapter import Device
-from src.model_utils.logger import init_logger
+from src.model_utils.logger import get_logger, init_logger
 from src.recipe import FOLDER, read_config
 
 
@@ -45,8 +46,17 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config) -> li
     Raises:
         DataError: the data set has classes that the checkpoint does not know.
     """
-    stored = about["class_names"]
-    if stored is None or config.dataset_name == "cifar10":
+    stored, outputs = about["class_names"], about["network"]["num_classes"]
+    if config.dataset_name == "cifar10" and (outputs != len(names) or stored not in (None, names)):
+        raise DataError(
+            f"the checkpoint has {outputs} classes ({stored[:3] if stored else 'unnamed'} ...), val_data_dir="
+            f"{config.val_data_dir} has {len(names)} ({names[:3]} ...); evaluate on the data that it was trained for"
+        )
+    if stored is None:
+        get_logger().info(
+            "the checkpoint of %d classes names none: class i is taken to be folder i of the %d in %s",
+            outputs, len(names), config.val_data_dir,
+        )  # fmt: skip
         return names
     unknown = [name for name in names if name not in stored]
     if unknown:
@@ -75,8 +85,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def adapt_paths(config: Config) -> Config:
     """Where a ModelArts job finds its data; the checkpoint is given relative to this file."""
+    data = Path(moxing_adapter.data_dir(config))
     return config.replace(
-        val_data_dir=config.data_path,
+        val_data_dir=str(data / "val" if (data / "val").is_dir() else data),
         checkpoint_path=str(FOLDER / config.checkpoint_path),
         run_dir=config.output_path,
     )

@@ -211,11 +211,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def adapt_paths(config: Config) -> Config:
-    """Where a ModelArts job finds its data and leaves its results."""
-    checkpoint_path = next(iter(sorted(Path(config.load_path).rglob("*.ckpt"))), Path(config.checkpoint_path))
+    """Where a ModelArts job finds its data and leaves its results; a data set may hold the folders train and val."""
+    data = Path(moxing_adapter.data_dir(config))
     return config.replace(
-        train_data_dir=config.data_path,
-        checkpoint_path=str(checkpoint_path),
+        train_data_dir=str(data / "train" if (data / "train").is_dir() else data),
+        val_data_dir=str(data / "val" if (data / "val").is_dir() else data),
+        checkpoint_path=moxing_adapter.checkpoint_file(config),
         ckpt_save_dir=str(Path(config.output_path) / config.ckpt_save_dir),
         run_dir=config.output_path,
     )

@@ -187,16 +187,19 @@ single_process_environment() {
     unset RANK_TABLE_FILE
 }
 
-# start_group COMMAND...: start in the background, PID in $!. Job control gives the command a process group of its own,
-# so that Ctrl-C in a terminal reaches it once, through the launcher, and leaves SIGINT enabled, which a plain "&" does
-# not. It outlives the terminal because it ignores SIGHUP.
+# start_group LOG COMMAND...: start in the background, output appended to LOG, PID in $!. Job control gives the command a
+# process group of its own, so that Ctrl-C in a terminal reaches it once, through the launcher, and leaves SIGINT enabled,
+# which a plain "&" does not. It outlives the terminal because it ignores SIGHUP.
 start_group() {
+    local log="$1"
+    shift
     set -m
+    # Redirected here, not where the function is called: bash would keep the caller's stdout open in the subshell.
     (
         set +m
         trap '' HUP
         "$@"
-    ) </dev/null &
+    ) </dev/null >>"$log" 2>&1 &
     set +m
 }
 
@@ -209,16 +212,14 @@ is_running() {
 
 # start_job LOG COMMAND...: COMMAND, or a function of this file, in the folder of the model, with its output in LOG.
 start_job() {
-    local log="$1"
-    shift
-    if [[ -f "$log" ]]; then LOG_START="$(wc -c <"$log")"; fi
+    if [[ -f "$1" ]]; then LOG_START="$(wc -c <"$1")"; fi
     RECEIVED=""
     if ((WAIT)); then
         trap 'forward_signal INT' INT
         trap 'forward_signal TERM' TERM HUP
     fi
     cd -- "$MODEL_DIR" || exit
-    start_group "$@" >>"$log" 2>&1
+    start_group "$@"
     JOB_PID="$!"
     if [[ -n "$RECEIVED" ]]; then forward_signal "$RECEIVED"; fi
 }
@@ -373,7 +374,7 @@ start_ranks() {
         write_env_log "$run_dir"
         command=("$PYTHON" "${JOB[@]}" --run_dir "$run_dir" ${OPTIONS[@]+"${OPTIONS[@]}"})
         if binds_cores "$cores"; then command=(taskset -c "$cores" "${command[@]}"); fi
-        start_group exec "${command[@]}" >>"$run_dir/$log_name" 2>&1
+        start_group "$run_dir/$log_name" exec "${command[@]}"
         RANK_PIDS+=("$!")
         RANK_NAMES+=("rank $rank (device $device)")
         RANK_LOGS+=("$run_dir/$log_name")
@@ -528,7 +529,7 @@ supervise_cluster() {
     WORKERS="" WORKER_RANKS="" RECEIVED=""
     trap 'signal_workers INT' INT
     trap 'signal_workers TERM' TERM
-    start_group exec "$@"
+    start_group "$log" exec "$@"
     JOB_PID="$!"
     while is_running "$JOB_PID"; do
         note_workers

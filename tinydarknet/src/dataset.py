@@ -19,6 +19,7 @@ from .model_utils.config import Config, DataError, UsageError
 from .model_utils.dataset_checks import check_cifar10, check_image_folder, cifar10_files, image_folder_options
 from .model_utils.device_adapter import Device
 from .model_utils.logger import get_logger
+from .model_utils.moxing_adapter import local_rank
 
 INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.BICUBIC}
 
@@ -122,7 +123,7 @@ def create_dataset(
         epoch: training epoch, from 1.
         skip_steps: batches of the epoch that were already trained on.
     """
-    workers = _workers(config, device)
+    workers = _workers(config)
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))
     images = count_images(config, is_train)
@@ -177,10 +178,10 @@ def _image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
     return ds.ImageFolderDataset(path, **options)
 
 
-def _workers(config: Config, device: Device) -> int:
+def _workers(config: Config) -> int:
     """Threads of the pipeline: at least 1, at most this process's share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // int(os.environ.get("DEVICE_NUM", device.size)))
+    cores = max(1, cores // local_rank(os.environ)[1])
     if config.num_parallel_workers < 1:
         raise UsageError(f"num_parallel_workers={config.num_parallel_workers}: 1 or more is accepted")
     if config.num_parallel_workers > cores and not _workers.noticed:

@@ -111,7 +111,7 @@ def load_model(path: str | Path, config: Config) -> tuple[Callable[[np.ndarray],
 
 def read_description(model_path: Path) -> dict[str, Any]:
     """The JSON file that export.py writes beside a model."""
-    path = model_path.with_suffix(".json")
+    path = model_path.with_name(model_path.name + ".json")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,0 +1,400 @@
+"""Checks of data set folders: what passes, what is refused and how it reads, and that MindData sees the same thing."""
+
+import io
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_utils.config import DataError
+from model_utils.dataset_checks import (
+    check_cifar10,
+    check_image_folder,
+    cifar10_files,
+    data_error,
+    image_folder_options,
+    require_steps,
+)
+
+
+def encoded(kind="JPEG", size=(64, 48), mode="RGB", **options):
+    """A noisy picture as the bytes of an image file."""
+    pixels = np.random.RandomState(0).randint(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_thumbnail():
+    """A JPEG whose Exif segment holds a smaller JPEG, and the position after that one's end-of-image marker."""
+    picture, thumbnail = encoded(), encoded(size=(16, 16))
+    payload = b"Exif\0\0" + thumbnail
+    segment = b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload
+    return picture[:2] + segment + picture[2:], 2 + len(segment)
+
+
+def write(path, content=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded() if content is None else content)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sound data set of the classes cat and dog, two images each."""
+    for name in ("dog", "cat"):
+        for index in range(2):
+            write(tmp_path / "data" / name / f"{index}.jpg")
+    return tmp_path / "data"
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(DataError) as caught:
+        check_image_folder(*arguments, **options)
+    return str(caught.value)
+
+
+def read_by_minddata(folder, classes):
+    """Class indices and labels with which MindData reads the folder; every image is decoded."""
+    import mindspore.dataset as ds
+
+    dataset = ds.ImageFolderDataset(str(folder), shuffle=False, decode=True, **image_folder_options(classes))
+    labels = [int(row["label"]) for row in dataset.create_dict_iterator(num_epochs=1, output_numpy=True)]
+    return dataset.get_class_indexing(), labels
+
+
+# ---- folders of images ---------------------------------------------------------------------------------------------
+
+
+def test_sorted_class_names(folder):
+    write(folder / "Zebra" / "0.PNG", encoded("PNG"))
+    write(folder / "readme.txt", b"beside the class folders nothing reads it")
+    assert check_image_folder(folder, 3) == ["Zebra", "cat", "dog"]
+    assert check_image_folder(str(folder), 1000) == ["Zebra", "cat", "dog"]
+
+
+def test_minddata_reads_what_was_checked(folder):
+    """Hidden entries and system files shift no index and reach no decoder."""
+    write(folder / ".ipynb_checkpoints" / "0.jpg")
+    write(folder / ".DS_Store", b"x")
+    write(folder / "cat" / ".DS_Store", b"x")
+    write(folder / "cat" / "Thumbs.db", b"x")
+    write(folder / "dog" / "desktop.ini", b"x")
+    write(folder / "dog" / ".cache" / "0.jpg")
+    for index, (ending, kind) in enumerate({"JPG": "JPEG", "Png": "PNG", "bmp": "BMP", "tif": "TIFF"}.items()):
+        write(folder / "dog" / f"more{index}.{ending}", encoded(kind))
+    classes = check_image_folder(folder, 2)
+    assert classes == ["cat", "dog"]
+    assert read_by_minddata(folder, classes) == ({"cat": 0, "dog": 1}, [0, 0] + [1] * 6)
+
+
+def test_missing_folder_shows_what_is_above_it(folder):
+    text = refusal(folder.parent / "dataa" / "train", 2)
+    assert text.startswith(f"{folder.parent}/dataa/train does not exist\nexpected:\n")
+    assert "<class name>/" in text and f"found:\n{folder.parent}/\n    data/" in text
+
+
+def test_file_instead_of_folder(folder):
+    text = refusal(folder / "cat" / "0.jpg", 2)
+    assert "is a file, not a folder" in text and f"found:\n{folder}/cat/\n    0.jpg\n    1.jpg" in text
+
+
+def test_empty_folder(tmp_path):
+    text = refusal(tmp_path, 2)
+    assert "holds no class folders" in text and text.endswith("(empty)")
+
+
+def test_images_without_class_folders(tmp_path):
+    for index in range(1, 31):
+        write(tmp_path / f"ILSVRC2012_val_{index:08d}.JPEG", b"")
+    text = refusal(tmp_path, 2)
+    assert "30 images, first ILSVRC2012_val_00000001.JPEG" in text and "valprep.sh" in text
+    assert text.count("ILSVRC2012_val_") == 1 + 8 and text.endswith("... and 22 more")
+
+
+def test_images_beside_class_folders(folder):
+    write(folder / "loose.jpg")
+    assert "1 images, first loose.jpg" in refusal(folder, 2)
+
+
+def test_class_folder_without_images(folder):
+    (folder / "eagle").mkdir()
+    text = refusal(folder, 3)
+    assert f"class folder {folder}/eagle holds no images" in text and "    cat/\n    dog/\n    eagle/" in text
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "picture.webp", "._0.jpg", "picture.JpG", "noending"])
+def test_other_file_among_the_images(folder, name):
+    write(folder / "cat" / name)
+    text = refusal(folder, 2, check_images=False)
+    assert f"{folder}/cat holds more than images: {name};" in text and "expected:" in text and "found:" in text
+
+
+def test_parent_of_the_data_set(folder):
+    assert "holds more than images: cat/, dog/; convert or remove them (if these are the class folders" in refusal(
+        folder.parent, 2
+    )
+
+
+def test_more_classes_than_outputs(folder):
+    text = refusal(folder, 1)
+    assert "holds 2 classes, more than num_classes=1" in text and "--num_classes 2" in text
+
+
+def test_unreadable_images_are_all_named(folder):
+    jpeg, png = encoded(), encoded("PNG")
+    cut_with_thumbnail, end_of_thumbnail = with_thumbnail()
+    broken = {
+        "empty.jpg": (b"", "empty file"),
+        "text.jpg": (b"not an image\n", "not one of JPEG"),
+        "half.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
+        "no_end.jpg": (jpeg[:-2], "truncated"),
+        "thumbnail.jpg": (cut_with_thumbnail[:end_of_thumbnail], "not one of JPEG"),
+        "half.png": (png[: len(png) // 2], ""),
+        "half.bmp": (encoded("BMP")[:900], "truncated"),
+        "gif.jpg": (encoded("GIF"), "not one of JPEG"),
+        "webp.png": (encoded("WEBP"), "not one of JPEG"),
+    }
+    for name, (content, _) in broken.items():
+        write(folder / "dog" / name, content)
+    text = refusal(folder, 2)
+    assert "9 of 13 files are not readable images" in text
+    for name, (_, reason) in broken.items():
+        lines = [line for line in text.splitlines() if line.startswith(f"    {folder}/dog/{name}: ")]
+        assert len(lines) == 1 and reason in lines[0], (name, text)
+    assert check_image_folder(folder, 2, check_images=False) == ["cat", "dog"]
+
+
+def test_long_list_of_unreadable_images_ends_in_a_count(folder):
+    for index in range(25):
+        write(folder / "cat" / f"broken{index:02d}.jpg", b"x")
+    text = refusal(folder, 2)
+    assert text.count("/broken") == 10 and "... and 15 more" in text and "broken09" in text and "broken10" not in text
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_jpeg_cut_anywhere_is_found(tmp_path, options):
+    jpeg = encoded(**options)
+    cuts = range(1, len(jpeg), 97)
+    for cut in cuts:
+        write(tmp_path / "a" / f"{cut}.jpg", jpeg[:cut])
+    assert f"{len(cuts)} of {len(cuts)} files" in refusal(tmp_path, 1)
+
+
+def test_sound_files_of_unusual_form_pass(folder):
+    jpeg = encoded()
+    sound = {
+        "trailing.jpg": jpeg + b"\0" * 5000,
+        "thumbnail.jpg": with_thumbnail()[0],
+        "cmyk.jpg": encoded(mode="CMYK"),
+        "png_content.jpg": encoded("PNG"),
+        "progressive.jpg": encoded(progressive=True),
+        "large_header.jpg": jpeg[:2] + b"\xff\xe2" + (65535).to_bytes(2, "big") + bytes(65533) + jpeg[2:],
+        "palette.png": encoded("PNG", mode="P"),
+        "trailing.png": encoded("PNG") + b"\n",
+    }
+    for name, content in sound.items():
+        write(folder / "cat" / name, content)
+    assert check_image_folder(folder, 2) == ["cat", "dog"]
+    assert len(read_by_minddata(folder, ["cat", "dog"])[1]) == 4 + len(sound)
+
+
+def test_only_files_that_fail_the_quick_test_are_decoded(folder, monkeypatch):
+    opened = []
+    original = Image.open
+    monkeypatch.setattr(
+        Image, "open", lambda path, **options: opened.append(Path(path).name) or original(path, **options)
+    )
+    write(folder / "cat" / "cut_header.jpg", with_thumbnail()[0])
+    write(folder / "cat" / "trailing.jpg", encoded() + b"\0")
+    write(folder / "cat" / "sound.png", encoded("PNG"))
+    write(folder / "cat" / "sound.bmp", encoded("BMP"))
+    check_image_folder(folder, 2)
+    assert opened == ["trailing.jpg"]
+
+
+def test_shards_cover_every_file_once(folder):
+    for index in range(7):
+        write(folder / "cat" / f"broken{index}.jpg", b"x")
+    texts = [refusal(folder, 2, shard=(rank, 3)) for rank in range(3)]
+    named = [line.split("/")[-1] for text in texts for line in text.splitlines() if "/broken" in line]
+    assert sorted(name.split(":")[0] for name in named) == [f"broken{index}.jpg" for index in range(7)]
+    assert [text.split(" files")[0].split(": ")[-1] for text in texts] == ["2 of 4", "2 of 4", "3 of 3"]
+
+
+def test_unreadable_file_is_named(folder, monkeypatch):
+    monkeypatch.setattr("model_utils.dataset_checks._looks_complete", _raise_permission_error)
+    assert "4 of 4 files" in refusal(folder, 2) and "Permission denied" in refusal(folder, 2)
+
+
+def _raise_permission_error(file):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_the_check_is_quick(tmp_path):
+    """20 times slower than measured would still be 2,000 files a second."""
+    content = encoded(size=(160, 120))
+    for index in range(2000):
+        write(tmp_path / "a" / f"{index}.jpg", content)
+    start = time.perf_counter()
+    check_image_folder(tmp_path, 1)
+    assert time.perf_counter() - start < 1.0
+
+
+# ---- CIFAR-10 ------------------------------------------------------------------------------------------------------
+
+
+def records(count, label=None):
+    values = np.random.RandomState(count).randint(0, 256, (count, 3073), dtype=np.uint8)
+    values[:, 0] = np.arange(count) % 10 if label is None else label
+    return values.tobytes()
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    for index in (2, 1):
+        write(folder / f"data_batch_{index}.bin", records(150 + index))
+    write(folder / "test_batch.bin", records(36))
+    write(folder / ".data_batch_9.bin.swp", b"x")
+    return folder
+
+
+def cifar10_refusal(path, usage="train"):
+    with pytest.raises(DataError) as caught:
+        check_cifar10(path, usage)
+    return str(caught.value)
+
+
+def test_cifar10_of_any_size(cifar10):
+    assert check_cifar10(cifar10, "train") == check_cifar10(str(cifar10), "test") == list("0123456789")
+    assert [file.name for file in cifar10_files(cifar10, "train")] == ["data_batch_1.bin", "data_batch_2.bin"]
+    assert [file.name for file in cifar10_files(cifar10, "test")] == ["test_batch.bin"]
+
+
+def test_cifar10_needs_only_the_files_of_its_usage(cifar10):
+    (cifar10 / "test_batch.bin").unlink()
+    assert len(check_cifar10(cifar10, "train")) == 10
+    text = cifar10_refusal(cifar10, "test")
+    assert "no test_batch.bin" in text and "test_batch.bin   (test)" in text and "    data_batch_1.bin" in text
+
+
+def test_cifar10_class_names(cifar10):
+    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    (cifar10 / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+    assert check_cifar10(cifar10, "train") == names
+    (cifar10 / "batches.meta.txt").write_text("\n".join(names[:9]) + "\n\n")
+    assert "holds 9 class names, 10 lines are expected" in cifar10_refusal(cifar10)
+
+
+@pytest.mark.parametrize("content", [b"", records(1)[:-1], records(3) + b"x"], ids=["empty", "short", "long"])
+def test_cifar10_truncated(cifar10, content):
+    file = write(cifar10 / "data_batch_2.bin", content)
+    expected = f"{file} is truncated: {len(content)} bytes, expected a multiple of 3073"
+    assert cifar10_refusal(cifar10).startswith(expected)
+
+
+def test_cifar10_wrong_label(cifar10):
+    content = bytearray(records(20))
+    content[7 * 3073] = 77
+    file = write(cifar10 / "data_batch_2.bin", bytes(content))
+    assert f"{file} is no CIFAR-10 file: record 7 has label 77" in cifar10_refusal(cifar10)
+
+
+def test_cifar10_parent_folder(cifar10):
+    assert f"give {cifar10}\n" in cifar10_refusal(cifar10.parent)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "cifar-10-batches-py/data_batch_1"])
+def test_cifar10_python_version(tmp_path, name):
+    write(tmp_path / name, b"pickle")
+    assert "the binary version is needed" in cifar10_refusal(tmp_path)
+
+
+def test_cifar10_missing_folder(tmp_path):
+    text = cifar10_refusal(tmp_path / "nowhere")
+    assert "nowhere, which is not a folder" in text and f"found:\n{tmp_path}/\n    (empty)" in text
+
+
+def test_minddata_takes_whole_files_of_10000_records_only(cifar10):
+    """The reason to read `cifar10_files` with numpy; when this fails, MindData can be used."""
+    import mindspore.dataset as ds
+
+    with pytest.raises(RuntimeError, match="Invalid cifar10 file"):
+        list(ds.Cifar10Dataset(str(cifar10), usage="test").create_dict_iterator(num_epochs=1))
+    write(cifar10 / "test_batch.bin", records(10005))
+    assert ds.Cifar10Dataset(str(cifar10), usage="test").get_dataset_size() == 10000
+
+
+# ---- steps and errors while the data is read -------------------------------------------------------------------------
+
+
+def test_steps_per_epoch():
+    assert require_steps(1281167, 128, 8) == 1251
+    assert require_steps(100, 32, 1) == 3
+    assert require_steps(100, 32, 1, drop_remainder=False) == 4
+    assert require_steps(10, 5, 2) == 1
+    assert require_steps(3, 64, 2, drop_remainder=False) == 1
+
+
+def test_no_step_is_an_error():
+    with pytest.raises(DataError) as caught:
+        require_steps(100, 64, 8)
+    text = str(caught.value)
+    assert "100 images on 8 device(s)" in text and "batch of 64" in text and "--batch_size to 13 or less" in text
+    with pytest.raises(DataError, match="0 images on 1 device"):
+        require_steps(0, 64, 1, drop_remainder=False)
+
+
+def pipeline_error(folder, *operators):
+    import mindspore.dataset as ds
+
+    dataset = ds.ImageFolderDataset(str(folder), shuffle=False, extensions=[".jpg"])
+    dataset = dataset.map(list(operators), "image")
+    with pytest.raises(RuntimeError) as caught:
+        list(dataset.create_dict_iterator(num_epochs=1))
+    return caught.value
+
+
+@pytest.mark.parametrize("operator", ["Decode", "RandomCropDecodeResize", "pillow"])
+def test_undecodable_image_while_training(tmp_path, monkeypatch, operator):
+    import mindspore.dataset.vision as vision
+
+    monkeypatch.chdir(tmp_path)  # MindData leaves a copy of the broken image in the current folder
+    jpeg = encoded(size=(200, 200))
+    file = write(tmp_path / "data v1. new" / "cat" / "half.x.jpg", jpeg[: len(jpeg) // 2])
+    built = {
+        "Decode": lambda: [vision.Decode()],
+        "RandomCropDecodeResize": lambda: [vision.RandomCropDecodeResize(32), vision.HWC2CHW()],
+        "pillow": lambda: [vision.Decode(to_pil=True)],
+    }
+    error = pipeline_error(file.parents[1], *built[operator]())
+    result = data_error(error, file.parents[1])
+    assert isinstance(result, DataError)
+    text = str(result)
+    assert text.startswith(f"{file} cannot be used: ") and text.endswith("; mend it or remove it from the data set")
+    assert "\n" not in text and len(text) < len(str(file)) + 180 and "ump the" not in text
+
+
+def test_other_pipeline_error_names_the_data_set(tmp_path):
+    (tmp_path / "cat").mkdir()
+    os.symlink("/nonexistent", tmp_path / "cat" / "0.jpg")
+    import mindspore.dataset.vision as vision
+
+    result = data_error(pipeline_error(tmp_path, vision.Decode()), tmp_path)
+    assert isinstance(result, DataError) and str(result).startswith(f"data set {tmp_path}: ")
+    assert str(tmp_path / "cat" / "0.jpg") in str(result) and "\n" not in str(result)
+
+
+def test_errors_of_other_origin_are_returned_unchanged(folder):
+    for error in (RuntimeError("out of memory"), ValueError("Dataset Pipeline Error Message")):
+        assert data_error(error, "data") is error
+
+    def faulty(image):
+        raise ValueError("a bug in the pipeline")
+
+    error = pipeline_error(folder, faulty)
+    assert data_error(error, folder) is error
