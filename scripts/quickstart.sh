@@ -88,9 +88,10 @@ ACCURACY=$(sed -n "s/.*'top_1_accuracy': \([0-9.]*\).*/\1/p" "$OUTPUT/eval.txt" 
 [ -n "$ACCURACY" ] || { echo "error: eval.py printed no accuracy" >&2; exit 1; }
 
 step "export to MINDIR and ONNX"
+mkdir -- "$OUTPUT/export"
 for format in MINDIR ONNX; do
     run "$MODEL/export.py" "${RECIPE[@]}" --checkpoint_path "$BEST" --file_name "$OUTPUT/export/tinydarknet_digits" \
-        --file_format "$format" --run_dir "$OUTPUT/export"
+        --file_format "$format"
 done
 
 for format in mindir onnx; do

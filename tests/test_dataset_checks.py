@@ -2,7 +2,6 @@
 
 import io
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -234,16 +233,6 @@ def _raise_permission_error(file):
     raise PermissionError(13, "Permission denied")
 
 
-def test_the_check_is_quick(tmp_path):
-    """20 times slower than measured would still be 2,000 files a second."""
-    content = encoded(size=(160, 120))
-    for index in range(2000):
-        write(tmp_path / "a" / f"{index}.jpg", content)
-    start = time.perf_counter()
-    check_image_folder(tmp_path, 1)
-    assert time.perf_counter() - start < 1.0
-
-
 # ---- CIFAR-10 ------------------------------------------------------------------------------------------------------
 
 
@@ -283,7 +272,7 @@ def test_cifar10_needs_only_the_files_of_its_usage(cifar10):
 
 
 def test_cifar10_class_names(cifar10):
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    names = [f"class {index}" for index in range(10)]
     (cifar10 / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
     assert check_cifar10(cifar10, "train") == names
     (cifar10 / "batches.meta.txt").write_text("\n".join(names[:9]) + "\n\n")
@@ -368,7 +357,7 @@ def test_undecodable_image_while_training(tmp_path, monkeypatch, operator):
     file = write(tmp_path / "data v1. new" / "cat" / "half.x.jpg", jpeg[: len(jpeg) // 2])
     built = {
         "Decode": lambda: [vision.Decode()],
-        "RandomCropDecodeResize": lambda: [vision.RandomCropDecodeResize(32), vision.HWC2CHW()],
+        "RandomCropDecodeResize": lambda: [vision.RandomCropDecodeResize(32, (1, 1), (1, 1)), vision.HWC2CHW()],
         "pillow": lambda: [vision.Decode(to_pil=True)],
     }
     error = pipeline_error(file.parents[1], *built[operator]())

@@ -154,11 +154,12 @@ def test_a_killed_installation_is_made_anew(machine):
     assert len(pip_calls(machine.calls())) == 1 and (machine.repository / ".venv/whole").exists()
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(machine):
+@pytest.mark.parametrize("variables", [{}, {"PYTHON": "python3.11"}])
+def test_an_environment_whose_python_is_gone_is_made_anew(machine, variables):
     machine.run()
     machine.calls()
     (machine.repository / ".venv/bin/python").unlink()
-    assert machine.run()[0] == 0
+    assert machine.run(**variables)[0] == 0
     assert machine.calls()[0] == "venv python3.11"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +169,10 @@ class Training:
         callbacks = [progress, interrupt]
         if self.val_names is not None:
             save_best = self._save_best if self.device.is_main else None
+            metric = "top_1_accuracy" if self.train_step.ema is None else "ema_top_1_accuracy"
             callbacks.append(
                 Evaluate(
-                    at, self._evaluate, save_best, "top_1_accuracy", self.metadata, config.epoch_size,
+                    at, self._evaluate, save_best, metric, self.metadata, config.epoch_size,
                     config.eval_interval, record,
                 )  # fmt: skip
             )
@@ -183,6 +185,14 @@ class Training:
         return callbacks
 
     def _evaluate(self) -> dict[str, float]:
+        """Metrics of the raw weights, and with the prefix ema_ those of the moving average."""
+        metrics = self._evaluate_weights()
+        if self.train_step.ema is not None:
+            with self.train_step.averaged_weights():
+                metrics.update({f"ema_{name}": value for name, value in self._evaluate_weights().items()})
+        return metrics
+
+    def _evaluate_weights(self) -> dict[str, float]:
         dataset = create_dataset(self.config, False, self.device, self.names)
         self.network.set_train(False)
         try:
@@ -194,7 +204,9 @@ class Training:
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         metadata = {**self.about, "metrics": metrics, "trained_epochs": self.position.epoch}
-        checkpoint.save(self.folder.best, self.network.parameters_dict(), metadata)
+        averaged = self.train_step.averaged_weights() if self.train_step.ema is not None else contextlib.nullcontext()
+        with averaged:
+            checkpoint.save(self.folder.best, self.network.parameters_dict(), metadata)
 
 
 def main(argv: list[str] | None = None) -> int:

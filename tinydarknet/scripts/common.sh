@@ -187,9 +187,9 @@ single_process_environment() {
     unset RANK_TABLE_FILE
 }
 
-# start_group LOG COMMAND...: start in the background, output appended to LOG, PID in $!. Job control gives the command a
-# process group of its own, so that Ctrl-C in a terminal reaches it once, through the launcher, and leaves SIGINT enabled,
-# which a plain "&" does not. It outlives the terminal because it ignores SIGHUP.
+# start_group LOG COMMAND...: start in the background, output appended to LOG, PID in $!. Job control gives the command
+# a process group of its own, so that Ctrl-C in a terminal reaches it once, through the launcher, and leaves SIGINT
+# enabled, which a plain "&" does not. It outlives the terminal because it ignores SIGHUP.
 start_group() {
     local log="$1"
     shift

@@ -7,7 +7,8 @@ USAGE="Usage: bash run_distribute_train.sh [RANK_TABLE_FILE] [OPTIONS]
 The first form trains on the imagenet recipe with the paths of imagenet_config.yaml. On a CPU msrun starts the
 processes, all in train_parallel0; without data set and folder those of imagenet_config.yaml count there too.
 Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIND_CORES (0: do not bind each device's
-process to its own share of the cores)."
+process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end after one has died,
+default: 10)."
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 

@@ -31,9 +31,25 @@ LAUNCHERS = [
     "run_distribute_train_gpu.sh",
     "run_eval_gpu.sh",
 ]
-TOOLS = "bash cat chmod date dirname env grep id mkdir mv sed sleep tail tr wc".split()
+TOOLS = [
+    "bash",
+    "cat",
+    "chmod",
+    "date",
+    "dirname",
+    "env",
+    "grep",
+    "id",
+    "mkdir",
+    "mv",
+    "sed",
+    "sleep",
+    "tail",
+    "tr",
+    "wc",
+]
 CORES = sorted(os.sched_getaffinity(0))
-AT_WORK = {"STAND_IN_SECONDS": "20", "STAND_IN_SIGNALS": "exit"}
+AT_WORK = {"STAND_IN_SECONDS": "20", "STAND_IN_SIGNALS": "exit", "LAUNCH_CHECK_SECONDS": "1"}
 
 
 class Bench:
@@ -55,7 +71,7 @@ class Bench:
         self.environment = {
             "PATH": f"{self.bin}:{root / 'tools'}",
             "STAND_IN_DIR": str(self.notes),
-            "LAUNCH_CHECK_SECONDS": "1",
+            "LAUNCH_CHECK_SECONDS": "10",
             "LAUNCH_KILL_SECONDS": "1",
         }
         self.use(self.caller)
@@ -174,14 +190,14 @@ SINGLE_RUNS = {
         ["3", "./train data", "imagenet"],
         "train_single_gpu",
         "train.log",
-        "train.py --device_target GPU --dataset_name imagenet --train_data_dir".split() + ["{caller}/train data"],
+        ["train.py", "--device_target", "GPU", "--dataset_name", "imagenet", "--train_data_dir", "{caller}/train data"],
     ),
     "cpu": (
         "run_train_cpu.sh",
         ["train data", "cifar10"],
         "train_cpu",
         "train.log",
-        "train.py --device_target CPU --dataset_name cifar10 --train_data_dir".split() + ["{caller}/train data"],
+        ["train.py", "--device_target", "CPU", "--dataset_name", "cifar10", "--train_data_dir", "{caller}/train data"],
     ),
     "eval short": ("run_eval.sh", [], "eval", "eval.log", ["eval.py"]),
     "eval long": (
@@ -359,7 +375,7 @@ def test_early_death_is_reported_with_the_last_lines_of_the_log(bench):
 
 
 def test_job_killed_at_the_start_is_reported(bench):
-    process = bench.start("run_eval.sh", STAND_IN_SECONDS="20", LAUNCH_CHECK_SECONDS="10")
+    process = bench.start("run_eval.sh", STAND_IN_SECONDS="20")
     os.kill(bench.wait_for_records(1)[0]["pid"], signal.SIGKILL)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1 and "status 137" in errors
@@ -423,9 +439,11 @@ def test_job_outlives_the_terminal_and_its_ctrl_c(bench):
     time.sleep(0.2)
     os.close(terminal)
     os.waitpid(pid, 0)
+    job = bench.record()["pid"]
+    os.kill(job, signal.SIGHUP)  # what a shell sends to its jobs when the terminal ends
     time.sleep(0.3)
-    assert is_alive(bench.record()["pid"])
-    assert bench.signals(bench.record()["pid"]) == []
+    assert is_alive(job)
+    assert bench.signals(job) == []
 
 
 # ---- Run folders -----------------------------------------------------------------------------------------------------
@@ -606,7 +624,8 @@ def test_wait_returns_the_status_of_the_rank_that_died(bench, stubborn):
 
 def test_supervisor_outlives_the_launcher(bench):
     table = bench.rank_table([(0, 0), (1, 1)])
-    result = bench.run("run_distribute_train.sh", table, STAND_IN_RANK="0", STAND_IN_STATUS="3", STAND_IN_SECONDS="2.5")
+    script = {"STAND_IN_RANK": "0", "STAND_IN_STATUS": "3", "STAND_IN_SECONDS": "3.5"}
+    result = bench.run("run_distribute_train.sh", table, LAUNCH_CHECK_SECONDS="1", **script)
     assert result.returncode == 0
     assert all(is_alive(job["pid"]) for job in bench.records())
     wait_until(lambda: not any(is_alive(job["pid"]) for job in bench.records()))
@@ -681,8 +700,8 @@ def test_gpu_ranks_through_msrun(bench, form):
     port = option(job["argv"], "--master_port")
     assert 1024 <= int(port) <= 65535
     assert job["argv"] == [
-        *"--worker_num 4 --local_worker_num 4 --master_addr 127.0.0.1 --master_port".split(),
-        *[port, "--log_dir", f"{run_dir}/msrun_log", "--join=True", "--cluster_time_out=600"],
+        *["--worker_num", "4", "--local_worker_num", "4", "--master_addr", "127.0.0.1", "--master_port", port],
+        *["--log_dir", f"{run_dir}/msrun_log", "--join=True", "--cluster_time_out=600"],
         *["train.py", "--device_target", "GPU", *data, "--ckpt_save_dir", f"{run_dir}/checkpoints"],
         *["--run_dir", str(run_dir), "--seed=2"],
     ]
@@ -807,7 +826,7 @@ def test_rank_of_msrun_dying(bench, wait):
     begin = time.monotonic()
     script = {"STAND_IN_RANKS": "1", "STAND_IN_RANK": "1", "STAND_IN_STATUS": "2", "STAND_IN_SECONDS": "1"}
     options = ["--wait"] if wait else []
-    result = bench.run("run_distribute_train_gpu.sh", "2", *options, LAUNCH_CHECK_SECONDS="10", **script)
+    result = bench.run("run_distribute_train_gpu.sh", "2", *options, **script)
     assert result.returncode == (2 if wait else 1)
     log = f"{bench.caller}/distribute_train_gpu/msrun_log/worker_1.log"
     assert f"launcher: error: rank 1 ended with status 2; its log: {log}" in result.stderr

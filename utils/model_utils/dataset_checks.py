@@ -171,7 +171,7 @@ def _fault(path: str) -> str:
             image.load()
     except UnidentifiedImageError:
         return f"{path}: {'not one of ' + ', '.join(FORMATS) if os.path.getsize(path) else 'empty file'}"
-    except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
+    except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
         return f"{path}: {error}"
     return ""
 

@@ -1,9 +1,9 @@
 # Shared file: source utils/model_utils/moxing_adapter.py; rewrite the copies with: python scripts/sync_model_utils.py --write
 """ModelArts: bring data and checkpoint in once per server, unzip safely, put the results out, also after a failure.
 
-The first rank of each server copies, the others wait for it. They meet in a private folder whose name follows from user,
-JOB_ID and local paths, equal for all ranks of a job on a server. What a killed job left there does no harm: the first
-rank empties the folder, and a waiting rank accepts only an answer that repeats the random token of this very process.
+The first rank of each server copies, the others wait for it. They meet in a private folder whose name follows from the
+user, JOB_ID and the local paths, equal for all ranks of a job on a server. What a killed job left there does no harm:
+the first rank empties it, and a waiting rank accepts only an answer that repeats the random token of this very process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import time
 import uuid
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Callable, Iterator, Mapping
 
 from .config import Config, DataError, UsageError
 
@@ -35,16 +35,15 @@ MARKER = ".unzipped"
 
 @contextmanager
 def job(config: Config, adapt: Callable[[Config], Config], timeout: float = TIMEOUT) -> Iterator[Config]:
-    """Run the block as a ModelArts job, with the configuration that `adapt` returns. Without enable_modelarts: do nothing.
+    """Run the block as a ModelArts job, with the configuration that `adapt` returns; else, only run the block.
 
-    After the block, also when it raised or was interrupted, output_path goes to train_url, once all ranks of the server
-    have ended theirs.
+    When all ranks of the server have ended the block, also by an error or an interrupt, output_path goes to train_url.
 
     Args:
         config: with the ModelArts keys (enable_modelarts, data_url, train_url, checkpoint_url, data_path, output_path,
             load_path, modelarts_dataset_unzip_name).
         adapt: called when the data is there; replaces paths by local ones, see `data_dir` and `checkpoint_file`.
-        timeout: seconds until a rank gives up waiting for the first one to bring the data in, or the first for the others.
+        timeout: seconds until a rank gives up waiting for the data, and the first rank for the start of the others.
 
     Raises:
         UsageError: an address that is not one of object storage.
@@ -92,7 +91,7 @@ def data_dir(config: Config) -> str:
 
 
 def checkpoint_file(config: Config) -> str:
-    """Local path of the checkpoint at checkpoint_url (a file, or a folder with one); checkpoint_path where that is empty."""
+    """Local path of the checkpoint at checkpoint_url (a file, or a folder with one); else checkpoint_path."""
     if not config.checkpoint_url:
         return config.checkpoint_path
     named = Path(config.load_path, config.checkpoint_url.rsplit("/", 1)[1])
@@ -106,8 +105,8 @@ def checkpoint_file(config: Config) -> str:
 def local_rank(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """Rank on this server, ranks on this server, index of this server.
 
-    From mpirun's variables, else from RANK_ID, RANK_SIZE and DEVICE_NUM (ranks on each server; unset: one server). msrun
-    sets DEVICE_ID to the rank on the server, and RANK_ID only where it knows it.
+    From mpirun's variables, else from RANK_ID, RANK_SIZE and DEVICE_NUM (ranks on each server; unset: one server).
+    msrun sets DEVICE_ID to the rank on the server, and RANK_ID only where it knows it.
     """
 
     def number(default: int, *names: str) -> int:
@@ -129,8 +128,8 @@ def unzip_dataset(zip_path: str | Path, target: str | Path, max_bytes: int | Non
     way is renamed.
 
     Raises:
-        DataError: no zip file, or a damaged one; a member that is a link or leads outside; more than `max_bytes` (default:
-            what is free on the disk) or than MAX_RATIO times the packed size.
+        DataError: no zip file, or a damaged one; a member that is a link or leads outside; more than `max_bytes`
+            (default: what is free on the disk) or than MAX_RATIO times the packed size.
     """
     zip_path, target = Path(zip_path), Path(target)
     partial = target.with_name(f".{target.name}.partial")
@@ -223,16 +222,16 @@ def _copy(function: str, source: str, target: str) -> None:
     print(f"copying {source} to {target}", flush=True)
     try:
         getattr(_moxing().file, function)(source, target)
-    except Exception as error:  # noqa: BLE001 (moxing documents no exception types)
+    except Exception as error:  # moxing documents no exception types
         raise DataError(f"copying {source} to {target} failed: {type(error).__name__}: {error}") from error
 
 
 class _Ranks:
-    """The ranks of this server. Files: `rank<N>` = it waits, `answer` = go on, or what failed, `done<N>` = it has ended."""
+    """The ranks of this server. Files: `rank<N>` = it waits, `answer` = go on or what failed, `done<N>` = it ended."""
 
     def __init__(self, config: Config):
         self.rank, self.size, _ = local_rank(os.environ)
-        self.token = uuid.uuid4().hex
+        self.token, self.inside = uuid.uuid4().hex, False
         self.others: dict[int, str] = {}  # at the first rank: tokens of those that have come
         self.answer: dict[str, str] = {}  # at the others: what the first rank said
         scope = [os.environ.get("JOB_ID", ""), os.path.abspath(config.data_path), os.path.abspath(config.output_path)]
@@ -246,7 +245,7 @@ class _Ranks:
         elif self.rank == 0:
             self._lead(work, timeout)
         elif not _wait(timeout, self._is_answered):
-            raise DataError(f"the first rank of this server gave no answer within {timeout:.0f} s; see its log")
+            raise DataError(f"the first rank of this server gave no answer within {timeout:g} s; see its log")
         elif self.answer["failure"]:
             raise DataError(f"the first rank of this server failed: {self.answer['failure']}")
 
@@ -258,7 +257,7 @@ class _Ranks:
             work()
             if not _wait(timeout, self._have_come):
                 raise DataError(
-                    f"{1 + len(self.others)} of {self.size} ranks came within {timeout:.0f} s; see their logs"
+                    f"{1 + len(self.others)} of {self.size} ranks came within {timeout:g} s; see their logs"
                 )
         except BaseException as error:
             _wait(FAILURE_WAIT, self._have_come)
@@ -293,19 +292,20 @@ class _Ranks:
         status = self.folder.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise DataError(f"{self.folder} must be a folder that only this user can enter; remove it")
+        self.inside = True
 
     def wait_for_others(self, limit: float) -> None:
         """At the first rank: until each of the others has ended."""
         if not _wait(limit, lambda: all(_read(self.folder / f"done{rank}") for rank in self.others)):
-            _warn(f"not all ranks of this server have ended within {limit:.0f} s")
+            _warn(f"not all ranks of this server have ended within {limit:g} s")
         self.others = {}
 
     def leave(self) -> None:
         """The first rank removes the folder, when the others have read its answer; they say that they have ended."""
-        if self.size > 1 and self.rank == 0:
+        if self.inside and self.rank == 0:
             self.wait_for_others(FAILURE_WAIT)
             shutil.rmtree(self.folder, ignore_errors=True)
-        elif self.size > 1:
+        elif self.inside:
             with suppress(OSError):  # the first rank has gone, or never came
                 if self.answer:
                     (self.folder / f"done{self.rank}").write_text(self.token)
@@ -325,7 +325,11 @@ def _wait(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 def _read(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    """Text of a file; empty while it does not exist."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _warn(text: str) -> None:

@@ -89,9 +89,7 @@ def check_cifar10(path: str | Path, usage: str) -> list[str]:
     for file in files:
         size = file.stat().st_size
         if size == 0 or size % CIFAR10_RECORD:
-            raise DataError(
-                f"{file} is truncated: {size} bytes, expected a multiple of {CIFAR10_RECORD}; fetch it again"
-            )
+            raise DataError(f"{file} is truncated: {size} bytes, expected a multiple of {CIFAR10_RECORD}; get it again")
         labels = np.memmap(file, np.uint8, "r").reshape(-1, CIFAR10_RECORD)[:, 0]
         if labels.max() > 9:
             record = int(np.argmax(labels > 9))
@@ -100,7 +98,7 @@ def check_cifar10(path: str | Path, usage: str) -> list[str]:
     names = meta.read_text(encoding="utf-8").split("\n") if meta.is_file() else [str(label) for label in range(10)]
     names = [name.strip() for name in names if name.strip()]
     if len(names) != 10:
-        raise DataError(f"{meta} holds {len(names)} class names, 10 lines are expected; fetch it again or remove it")
+        raise DataError(f"{meta} holds {len(names)} class names, 10 lines are expected; get it again or remove it")
     return names
 
 
@@ -109,10 +107,9 @@ def require_steps(images: int, batch_size: int, devices: int, drop_remainder: bo
     share = -(-images // devices)  # MindData rounds up: every device gets the same number of images
     steps = share // batch_size if drop_remainder else -(-share // batch_size)
     if steps == 0:
-        problem = (
-            f"0 steps per epoch: {images} images on {devices} device(s) do not fill one batch of {batch_size} each"
-        )
-        raise DataError(f"{problem}; lower --batch_size to {max(share, 1)} or less, use fewer devices or more images")
+        advice = f"lower --batch_size to {share} or less, use fewer devices or more images" if share else "give images"
+        have = f"{images} images on {devices} device(s)"
+        raise DataError(f"0 steps per epoch: {have} do not fill one batch of {batch_size} on each; {advice}")
     return steps
 
 
@@ -122,13 +119,13 @@ def data_error(error: Exception, path: str | Path) -> Exception:
     if not isinstance(error, RuntimeError) or "Dataset Pipeline Error Message" not in text:
         return error
     found = re.search(r"data file is: (.+?\.\w+)\. (.+?)(?: and dump the| Dump the|\n\n|$)", text, re.DOTALL)
-    if found:
-        reason = " ".join(found[2].replace("Error description:", "").split())
-        return DataError(f"{found[1]} cannot be decoded ({reason}); mend it or remove it from the data set")
     line = re.search(r"\[ERROR\] (.+)", text)
-    if line is None or "user Python code" in line[1]:  # a bug, whose traceback is wanted
-        return error
-    return DataError(f"data set {path}: {line[1]}")
+    if line is None or ("user Python code" in line[1] and not (found and "decode" in found[2])):
+        return error  # a bug rather than bad data: its traceback is wanted
+    if found is None:
+        return DataError(f"data set {path}: {line[1]}")
+    reason = " ".join(found[2].replace("Error description:", "").split())
+    return DataError(f"{found[1]} cannot be used: {reason.rstrip('.')}; mend it or remove it from the data set")
 
 
 def _images_of(root: Path, name: str) -> list[str]:
@@ -152,14 +149,16 @@ def _check_images(root: Path, paths: list[str]) -> None:
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     pool = ThreadPoolExecutor(READERS)
     try:
-        faults = [
-            fault for found in pool.map(lambda chunk: list(filter(None, map(_fault, chunk))), chunks) for fault in found
-        ]
+        faults = [fault for found in pool.map(_faults, chunks) for fault in found]
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining files
     if faults:
         problem = f"{len(faults):,} of {len(paths):,} files are not readable images; mend or remove them"
         raise _error(root, f"{root}: {problem}:\n    {_some(faults)}")
+
+
+def _faults(paths: list[str]) -> list[str]:
+    return [fault for fault in map(_fault, paths) if fault]
 
 
 def _fault(path: str) -> str:
@@ -172,7 +171,7 @@ def _fault(path: str) -> str:
             image.load()
     except UnidentifiedImageError:
         return f"{path}: {'not one of ' + ', '.join(FORMATS) if os.path.getsize(path) else 'empty file'}"
-    except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
+    except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
         return f"{path}: {error}"
     return ""
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Iterator
+
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
@@ -88,6 +91,18 @@ class TrainStep(nn.Cell):
         self.optimizer(gradients)
         if self.ema is not None:
             self.ema()
+
+    @contextlib.contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Inside, the network has the moving averages as its weights."""
+        raw = [Tensor(p.asnumpy()) for p in self.ema.weights]
+        for weight, average in zip(self.ema.weights, self.ema.averages):
+            weight.set_data(Tensor(average.asnumpy()))
+        try:
+            yield
+        finally:
+            for weight, value in zip(self.ema.weights, raw):
+                weight.set_data(value)
 
     def training_state(self) -> dict[str, Parameter]:
         """All that a run needs to go on: weights by their plain names, the rest behind a prefix.
