@@ -76,7 +76,7 @@ step "training"
 TRAINING_STARTED=$SECONDS
 run "$MODEL/train.py" "${RECIPE[@]}" --train_data_dir "$OUTPUT/digits" --val_data_dir "$OUTPUT/digits" \
     --batch_size 32 --epoch_size 15 --lr_scheduler cosine_annealing --T_max 15 --lr_init 0.1 --warmup_epochs 2 \
-    --weight_decay 5e-4 --flip_prob 0 --color_jitter 0,0,0,0 --cutout_length 0 --eval_interval 1 \
+    --weight_decay 5e-4 --flip_prob 0 --color_jitter 0,0,0,0 --cutout_ratio 0 --eval_interval 1 \
     --keep_checkpoint_max 2 --ckpt_save_dir "$OUTPUT/checkpoints" --run_dir "$OUTPUT/train" \
     ${TRAIN_OPTIONS[@]+"${TRAIN_OPTIONS[@]}"}
 TRAINING_SECONDS=$((SECONDS - TRAINING_STARTED))

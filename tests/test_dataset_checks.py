@@ -35,6 +35,12 @@ def with_thumbnail():
     return picture[:2] + segment + picture[2:], 2 + len(segment)
 
 
+def with_large_header():
+    """A JPEG with 64 KiB before the image."""
+    picture = encoded()
+    return picture[:2] + b"\xff\xe2" + (65535).to_bytes(2, "big") + bytes(65533) + picture[2:]
+
+
 def write(path, content=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded() if content is None else content)
@@ -191,7 +197,7 @@ def test_sound_files_of_unusual_form_pass(folder):
         "cmyk.jpg": encoded(mode="CMYK"),
         "png_content.jpg": encoded("PNG"),
         "progressive.jpg": encoded(progressive=True),
-        "large_header.jpg": jpeg[:2] + b"\xff\xe2" + (65535).to_bytes(2, "big") + bytes(65533) + jpeg[2:],
+        "large_header.jpg": with_large_header(),
         "palette.png": encoded("PNG", mode="P"),
         "trailing.png": encoded("PNG") + b"\n",
     }
@@ -207,7 +213,8 @@ def test_only_files_that_fail_the_quick_test_are_decoded(folder, monkeypatch):
     monkeypatch.setattr(
         Image, "open", lambda path, **options: opened.append(Path(path).name) or original(path, **options)
     )
-    write(folder / "cat" / "cut_header.jpg", with_thumbnail()[0])
+    write(folder / "cat" / "thumbnail.jpg", with_thumbnail()[0])
+    write(folder / "cat" / "large_header.jpg", with_large_header())
     write(folder / "cat" / "trailing.jpg", encoded() + b"\0")
     write(folder / "cat" / "sound.png", encoded("PNG"))
     write(folder / "cat" / "sound.bmp", encoded("BMP"))
@@ -288,9 +295,9 @@ def test_cifar10_truncated(cifar10, content):
 
 def test_cifar10_wrong_label(cifar10):
     content = bytearray(records(20))
-    content[7 * 3073] = 77
+    content[12 * 3073] = 77
     file = write(cifar10 / "data_batch_2.bin", bytes(content))
-    assert f"{file} is no CIFAR-10 file: record 7 has label 77" in cifar10_refusal(cifar10)
+    assert f"{file} is no CIFAR-10 file: record 12 has label 77" in cifar10_refusal(cifar10)
 
 
 def test_cifar10_parent_folder(cifar10):
@@ -379,7 +386,7 @@ def test_other_pipeline_error_names_the_data_set(tmp_path):
 
 
 def test_errors_of_other_origin_are_returned_unchanged(folder):
-    for error in (RuntimeError("out of memory"), ValueError("Dataset Pipeline Error Message")):
+    for error in (RuntimeError("out of memory"), ValueError("Dataset Pipeline Error Message\n[ERROR] x")):
         assert data_error(error, "data") is error
 
     def faulty(image):

@@ -13,16 +13,17 @@ import argparse
 import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
-
-import numpy as np
-import yaml
+from typing import Any
 
 from src.inference import NETWORK, build_network
 from src.model_utils import checkpoint
 from src.model_utils import config as configuration
 from src.model_utils.config import DataError, UsageError
+
+import numpy as np
+import yaml
 
 HEAD = "conv16"
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

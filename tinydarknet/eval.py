@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
-
 from src.dataset import count_images, create_dataset, find_classes
 from src.inference import load_network, predict, with_input
 from src.model_utils import config as configuration
@@ -15,6 +13,8 @@ from src.model_utils.config import Config, DataError
 from src.model_utils.device_adapter import Device
 from src.model_utils.logger import get_logger, init_logger
 from src.recipe import FOLDER, read_config
+
+import numpy as np
 
 
 def evaluate(network: Callable, dataset: Any, batch_size: int, expected: int, device: Device) -> dict[str, float]:
@@ -47,10 +47,11 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config) -> li
         DataError: the data set has classes that the checkpoint does not know.
     """
     stored, outputs = about["class_names"], about["network"]["num_classes"]
-    if config.dataset_name == "cifar10" and (outputs != len(names) or stored not in (None, names)):
+    is_fixed = config.dataset_name == "cifar10"
+    if len(names) > outputs or (is_fixed and (outputs != len(names) or stored not in (None, names))):
         raise DataError(
-            f"the checkpoint has {outputs} classes ({stored[:3] if stored else 'unnamed'} ...), val_data_dir="
-            f"{config.val_data_dir} has {len(names)} ({names[:3]} ...); evaluate on the data that it was trained for"
+            f"the checkpoint has {outputs} classes ({', '.join(stored[:3]) if stored else 'unnamed'} ...), val_data_dir="
+            f"{config.val_data_dir} has {len(names)} ({', '.join(names[:3])} ...); evaluate on the data that it was trained for"
         )
     if stored is None:
         get_logger().info(
@@ -73,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         device = device_adapter.init(config)
         logger = init_logger(config.run_dir, "eval.log", device.rank)
         network, about = load_network(config.checkpoint_path, config)
-        config = with_input(config, about)
         names = match_classes(find_classes(config, False, device), about, config)
+        config = with_input(config, about)
         dataset = create_dataset(config, False, device, names)
         if config.dry_run:
             logger.info("dry run: everything was built, nothing was evaluated")

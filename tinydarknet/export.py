@@ -7,16 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
-import numpy as np
-from mindspore import nn
-
 from src.inference import load_network
 from src.model_utils import config as configuration
 from src.model_utils import device_adapter, moxing_adapter
 from src.model_utils.config import Config, DataError, UsageError
 from src.model_utils.logger import init_logger
 from src.recipe import FOLDER, read_config
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
 
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 

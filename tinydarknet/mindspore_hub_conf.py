@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mindspore import nn
-
 from src.tinydarknet import tinydarknet
+
+from mindspore import nn
 
 
 def create_network(name: str, *args, **kwargs) -> nn.Cell:

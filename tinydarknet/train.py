@@ -6,9 +6,6 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
-from mindspore import nn
-
 from eval import evaluate
 from src.dataset import count_images, create_dataset, find_classes
 from src.inference import build_network, description
@@ -23,6 +20,9 @@ from src.model_utils.device_adapter import Device
 from src.model_utils.logger import RunRecord, init_logger
 from src.model_utils.train_step import TrainStep
 from src.recipe import read_config
+
+import mindspore as ms
+from mindspore import nn
 
 
 def create_network(config: Config, about: dict[str, Any]) -> nn.Cell:

@@ -193,6 +193,7 @@ single_process_environment() {
 start_group() {
     local log="$1"
     shift
+    : >>"$log" || die "cannot write $log" # so that it is there when the start is watched
     set -m
     # Redirected here, not where the function is called: bash would keep the caller's stdout open in the subshell.
     (

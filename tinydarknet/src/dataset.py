@@ -78,7 +78,10 @@ def train_transforms(config: Config) -> list:
     if config.dataset_name == "imagenet":
         return crop + augment + _to_input(spec)
     normalize, to_chw = _to_input(spec)
-    cutout = [vision.CutOut(config.cutout_length, is_hwc=True)] if config.cutout_length else []
+    if not 0 <= config.cutout_ratio <= 1:
+        raise UsageError(f"cutout_ratio={config.cutout_ratio}: 0 to 1 is accepted")
+    cutout_side = int(config.cutout_ratio * config.image_height)
+    cutout = [vision.CutOut(cutout_side, is_hwc=True)] if cutout_side else []
     return crop + augment + [vision.Resize(size), normalize] + cutout + [to_chw]
 
 

@@ -6,7 +6,7 @@ All start with `warmup_epochs` of linear warm-up: step i of W warm-up steps has 
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 

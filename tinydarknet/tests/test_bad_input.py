@@ -7,13 +7,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from conftest import program, small_run
-
 from src.inference import description
 from src.model_utils.checkpoint import save
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
+
+import pytest
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,8 @@ def sound(tmp_path_factory):
 
 
 def folder_run(data: Path, out: Path, **changes) -> list[str]:
-    return small_run(data, out, dataset_name="imagenet", train_data_dir=data, val_data_dir=data, num_classes=10, **changes)
+    changes = {"dataset_name": "imagenet", "num_classes": 10, **changes}
+    return small_run(data, out, **changes)
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -150,7 +151,10 @@ def test_modules_can_be_imported_under_a_foreign_command_line():
     import subprocess
     import sys
 
-    code = "import train, eval, export, convert_checkpoint, mindspore_hub_conf as hub; print(hub.create_network('tinydarknet', 3))"
+    code = (
+        "import train, eval, export, infer, postprocess, convert_checkpoint, mindspore_hub_conf as hub; "
+        "print(hub.create_network('tinydarknet', 3))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code, "--nonsense", "7"], capture_output=True, text=True, timeout=120,
         cwd=Path(__file__).resolve().parents[1],

@@ -1,17 +1,17 @@
 """Conversion of foreign weights: every weight filled, nothing left over, bad files refused."""
 
-import mindspore as ms
-import numpy as np
-import oracle
-import pytest
-from safetensors.numpy import save_file
-
 import convert_checkpoint
+import oracle
 from src.inference import load_network
 from src.model_utils.checkpoint import load
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
+
+import mindspore as ms
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
 
 
 def convert(source, target, *options):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import io
 import re
 
-import mindspore as ms
-import numpy as np
-import pytest
-from conftest import small_run
-from PIL import Image
-
 import eval as evaluation
 import train
+from conftest import small_run
 from src.dataset import count_images, create_dataset, find_classes, input_spec, read_cifar10
 from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device
 from src.recipe import read_config
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
 
 CPU = Device("CPU", 0)
 
@@ -79,7 +79,7 @@ def test_shards_cover_the_data_once(digits):
 def test_ranks_see_disjoint_images(few_digits):
     """Without augmentation the shards of two ranks hold different images, together all of them."""
     config = read_config(["--dataset_name", "cifar10", "--train_data_dir", str(few_digits), "--image_height", "32",
-                          "--image_width", "32", "--batch_size", "1", "--flip_prob", "0", "--cutout_length", "0",
+                          "--image_width", "32", "--batch_size", "1", "--flip_prob", "0", "--cutout_ratio", "0",
                           "--color_jitter", "0,0,0,0"], "")  # fmt: skip
     images, labels = read_cifar10(str(few_digits), True)
     seen = []

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 
-import mindspore as ms
-import numpy as np
-import oracle
-import pytest
-from conftest import program
-
 import convert_checkpoint
 import export
+import oracle
+from conftest import program
 from src.inference import load_model, load_network
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
+
+import mindspore as ms
+import numpy as np
+import pytest
 
 TOLERANCE = 1e-4
 

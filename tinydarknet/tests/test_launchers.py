@@ -590,11 +590,14 @@ def test_no_core_binding(bench, reason):
     assert len(bench.records()) == devices
 
 
-def test_one_rank_dying_at_the_start_ends_the_others(bench):
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_one_rank_dying_at_the_start_ends_the_others(bench, stubborn):
+    """Also when the others outlive the time in which the launcher watches the start."""
     table = bench.rank_table([(0, 0), (5, 1), (2, 2)])
-    result = bench.run(
-        "run_distribute_train.sh", table, STAND_IN_RANK="1", STAND_IN_STATUS="7", STAND_IN_TEXT="last words"
-    )
+    script = {"STAND_IN_RANK": "1", "STAND_IN_STATUS": "7", "STAND_IN_TEXT": "last words"}
+    if stubborn:
+        script.update(STAND_IN_SIGNALS="ignore", LAUNCH_CHECK_SECONDS="2", LAUNCH_KILL_SECONDS="4")
+    result = bench.run("run_distribute_train.sh", table, **script)
     assert result.returncode == 1
     assert f"rank 1 (device 5) ended with status 7; its log: {bench.caller}/train_parallel1/log" in result.stderr
     assert "last words" in result.stderr

@@ -1,11 +1,11 @@
 """The schedules against golden values."""
 
-import numpy as np
-import pytest
-
 from src.lr_scheduler import get_lr, warmup_cosine_annealing_lr, warmup_step_lr
 from src.model_utils.config import UsageError
 from src.recipe import read_config
+
+import numpy as np
+import pytest
 
 
 def test_documented_step_schedule():

@@ -1,16 +1,16 @@
 """The network against darknet's C program, a numpy reference of the odd pool, and the class count."""
 
-import mindspore as ms
-import numpy as np
-import oracle
-import pytest
-from mindspore import nn
-
 import convert_checkpoint
+import oracle
 from src.inference import load_network
 from src.model_utils.device_adapter import portable_operators
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import nn
 
 LOGITS_TOLERANCE = 2e-5  # of the largest reference value; float32 on both sides
 

@@ -13,15 +13,15 @@ import subprocess
 import sys
 import time
 
+import train
+from conftest import FOLDER, assert_same, contents, program, small_run, states
+from src.model_utils.checkpoint import load
+from src.model_utils.config import DataError
+
 import numpy as np
 import pytest
 import yaml
-from conftest import FOLDER, assert_same, contents, program, small_run, states
 from PIL import Image
-
-import train
-from src.model_utils.checkpoint import load
-from src.model_utils.config import DataError
 
 TEN = {"epoch_size": 10, "T_max": 10, "lr_scheduler": "cosine_annealing", "keep_checkpoint_max": 3}
 
@@ -92,7 +92,9 @@ def test_interrupt_saves_in_mid_epoch(few_digits, tmp_path, number, status):
     """The checkpoint of the step in flight is enough to end where an uninterrupted run ends."""
     long = {"epoch_size": 3, "batch_size": 2, "image_height": 64, "image_width": 64, "save_checkpoint_epochs": 2}
     process = start(few_digits, tmp_path / "cut", **long)
-    while not (tmp_path / "cut/run/curves.csv").read_text().count("loss") > 3:  # it is within the first epoch
+    curves = tmp_path / "cut/run/curves.csv"
+    while not curves.is_file() or curves.read_text().count("loss") <= 3:  # then it is within the first epoch
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
@@ -202,7 +204,7 @@ def test_full_disk(few_digits, tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert re.search(r"error: checkpoint \S*cifar10-2_7\.ckpt cannot be written", result.stderr), result.stderr
-    assert [path.name for path in before.parent.iterdir()] == [before.name]
+    assert [path.name for path in before.parent.iterdir()] == [before.name], "a temporary file was left behind"
     assert load(before)[1]["epoch"] == 1
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 2_000_000
 

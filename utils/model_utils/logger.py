@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
+import math
 import os
+import socket
+import struct
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -57,56 +62,85 @@ class RunRecord:
 
     def __init__(self, run_dir: str | Path, summary_dir: str | Path, first_step: int = 0):
         self.csv_path, self.png_path = Path(run_dir) / "curves.csv", Path(run_dir) / "curves.png"
-        self.rows = self._earlier_rows(first_step)
-        self._summary = self._open_summary(str(summary_dir))
-        self._write_csv()
+        self._summary = SummaryWriter(summary_dir)
+        earlier = [row for row in self._rows() if row[0] <= first_step]
+        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
+        self._write("w", [("step", "name", "value"), *earlier])
 
     def add(self, step: int, **values: float) -> None:
         """Record values of a global step (steps count from 1 over the whole run)."""
         new = [(step, name, float(value)) for name, value in values.items()]
-        self.rows += new
-        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(new)
-        if self._summary is not None:
-            from mindspore import Tensor
-
-            for _, name, value in new:
-                self._summary.add_value("scalar", name, Tensor(value))
-            self._summary.record(step)
+        self._write("a", new)
+        self._summary.add(step, new)
 
     def close(self) -> None:
-        """Draw the curves and finish the summaries."""
-        if self._summary is not None:
-            self._summary.close()
-            self._summary = None
-        if self.rows:
-            draw_curves(self.rows, self.png_path)
+        """Draw the curves."""
+        draw_curves(self._rows(), self.png_path)
 
-    def _earlier_rows(self, first_step: int) -> list[tuple[int, str, float]]:
-        if not first_step or not self.csv_path.is_file():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
-        return [row for row in rows if row[0] <= first_step]
+    def _rows(self) -> list[tuple[int, str, float]]:
+        rows = []
+        if self.csv_path.is_file():
+            with open(self.csv_path, newline="", encoding="utf-8") as file:
+                for row in csv.reader(file):
+                    with contextlib.suppress(ValueError):  # the header, or a line that a full disk has cut short
+                        step, name, value = row
+                        rows.append((int(step), name, float(value)))
+        return rows
 
-    def _write_csv(self) -> None:
-        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("step", "name", "value"), *self.rows])
+    def _write(self, mode: str, rows: list[tuple]) -> None:
+        with open(self.csv_path, mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
 
-    @staticmethod
-    def _open_summary(summary_dir: str):
-        from mindspore import SummaryRecord
 
-        try:
-            return SummaryRecord(summary_dir)
-        except (RuntimeError, ValueError, OSError) as error:
-            get_logger().warning("no MindInsight summaries: %s", error)
-            return None
+class SummaryWriter:
+    """Scalars in MindInsight's event files: records of mindspore.Event (summary.proto) in TFRecord frames.
+
+    The framework's own SummaryRecord is not used: its writer process is forked from a threaded one, which may deadlock,
+    and polls its queue without a pause, which takes a core from the training.
+    """
+
+    def __init__(self, folder: str | Path):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        self.path = Path(folder) / f"events.out.events.summary.{now:.6f}.{socket.gethostname()}_MS"
+        self._write(b"\x09" + struct.pack("<d", now) + _field(3, b"MindSpore.Event:1"))
+
+    def add(self, step: int, rows: list[tuple[int, str, float]]) -> None:
+        values = b"".join(_field(1, _field(1, n.encode()) + b"\x1d" + struct.pack("<f", v)) for _, n, v in rows)
+        self._write(b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, values))
+
+    def _write(self, event: bytes) -> None:
+        length = struct.pack("<Q", len(event))
+        with open(self.path, "ab") as file:
+            file.write(length + _masked_crc(length) + event + _masked_crc(event))
+
+
+def _varint(number: int) -> bytes:
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C (polynomial 0x82F63B78, reflected), rotated and shifted as the TFRecord format has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def draw_curves(rows: list[tuple[int, str, float]], path: str | Path) -> None:
-    """One panel a name: the values over the global step."""
+    """One panel a name: the values over the global step, those that are finite."""
+    rows = [row for row in rows if math.isfinite(row[2])]
+    if not rows:
+        return
     names = list(dict.fromkeys(name for _, name, _ in rows))
     width, height, margin = 640, 200, 48
     image = Image.new("RGB", (width, height * len(names)), "white")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib import metadata
 
 OLDEST, NEWEST = (2, 7), (2, 10)
@@ -51,5 +52,16 @@ def check_version() -> None:
         )
 
 
+def import_frameworks() -> None:
+    """Import numpy and MindSpore so that the threads that they start never take an interrupt; see `config.run`."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        import mindspore  # noqa: F401
+    finally:
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 check_version()
 set_cpu_kernels()
+import_frameworks()

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
-from typing import Any, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from mindspore.train import Callback, RunContext
 
 from .checkpoint import CheckpointFolder
 from .config import DataError
 from .logger import RunRecord, get_logger
-
 
 SECONDS_BETWEEN_LINES = 30.0  # of the progress, where the console is no terminal
 
@@ -212,7 +213,7 @@ class Evaluate(Callback):
 class Interrupt(Callback):
     """Turns Ctrl-C and SIGTERM into an orderly stop: the step in flight ends, the run stops, `status` is 130 or 143.
 
-    A second signal of the same kind ends the process at once. Use it as a context manager around the training.
+    A second signal ends the process at once. Use it as a context manager around the training.
     """
 
     def __init__(self):
@@ -237,16 +238,13 @@ class Interrupt(Callback):
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         if self.signal_number:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            os._exit(128 + number)
         self.signal_number = number
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         if self.signal_number:
             get_logger().info("stopping on signal %d after this step", self.signal_number)
             run_context.request_stop()
-
-    on_train_epoch_end = on_train_step_end
 
 
 def _duration(seconds: float) -> str:

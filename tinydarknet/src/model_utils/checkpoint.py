@@ -1,32 +1,39 @@
 # Shared file: source utils/model_utils/checkpoint.py; rewrite the copies with: python scripts/sync_model_utils.py --write
 """Checkpoints: written whole or not at all, kept N, resumed from, and loaded with a report of what fitted.
 
-A file holds weights and one JSON text, the metadata: {"network": what builds it, "input": what it was trained for,
-"class_names", and for a training state "epoch", "step", "steps_per_epoch", "config"}. The parameters of a training
+A file holds parameters and the metadata, a JSON text as bytes: {"network": what builds it, "input": what it was trained
+for, "class_names", and for a training state "epoch", "step", "steps_per_epoch", "config"}. The weights of a training
 state have the network's plain names, so that evaluation and export read both kinds; the rest (optimizer, moving
 average, loss scale) carries a prefix.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Iterable, Mapping
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from .config import DataError
+from .config import DataError, UsageError
 from .logger import get_logger
 
 META = "metadata"
 STATE_PREFIX = "train_state."
 EMA_PREFIX = STATE_PREFIX + "ema."
 OTHER_FORMATS = {".onnx": "an ONNX model", ".mindir": "a MINDIR model", ".air": "an AIR model"}
+CHECKSUM = b"crc_num"  # begins the last 17 bytes of a file with a checksum
+NO_WEIGHTS = re.compile(  # the rest of a training state, here and in checkpoints of MindSpore's own callbacks
+    STATE_PREFIX + r".*|(moments?|moment1|moment2|accum|stat|mean_grad|mean_square)\..*|learning_rate.*|beta[12]_power"
+    "|(current|last_overflow)_iterator_step|momentum|weight_decay|global_step|epoch_num|step_num|loss_scale|scale_sense"
+)
 
 
 def save(path: str | Path, parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -42,18 +49,24 @@ def save(path: str | Path, parameters: Mapping[str, Any], metadata: Mapping[str,
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp.ckpt")
-    rows = [{"name": name, "data": _tensor(value)} for name, value in parameters.items()]
+    # First, so that a file that is cut short still shows that it should have a checksum.
+    rows = [{"name": META, "data": Tensor(np.frombuffer(json.dumps(metadata).encode(), np.uint8))}]
+    rows += [{"name": name, "data": _tensor(value)} for name, value in parameters.items()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        ms.save_checkpoint(rows, str(temporary), append_dict={META: json.dumps(metadata)}, crc_check=True)
+        ms.save_checkpoint(rows, str(temporary), crc_check=True)
         _flush(temporary)
         os.replace(temporary, path)
-        _flush(path.parent)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise DataError(f"checkpoint {path} cannot be written: {_reason(error)}; earlier files are untouched") from error
+        raise DataError(
+            f"checkpoint {path} cannot be written: {_reason(error)}; earlier files are untouched"
+        ) from error
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        for leftover in (temporary, temporary.with_suffix(".tmp")):  # the framework writes to the second one
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        _flush(path.parent)
 
 
 def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
@@ -63,21 +76,25 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
         DataError: no such file, a file of another kind, a truncated or damaged file.
     """
     path = Path(path)
-    if path.suffix in OTHER_FORMATS:
-        raise DataError(
-            f"checkpoint {path} is {OTHER_FORMATS[path.suffix]}; give a .ckpt file (infer.py --model_file reads exported models)"
-        )
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a file"
-        raise DataError(f"checkpoint {path} is {kind}; give the path of a .ckpt file")
+    if not path.is_file() or path.suffix != ".ckpt":
+        kind = "of another kind" if path.is_file() else "a folder" if path.is_dir() else "not a file"
+        raise DataError(f"checkpoint {path} is {OTHER_FORMATS.get(path.suffix, kind)}; give the path of a .ckpt file")
     try:
         parameters = dict(ms.load_checkpoint(str(path), crc_check=True))
+        metadata = _metadata(path, parameters.pop(META)) if META in parameters else {}
     except Exception as error:  # the framework raises whatever its parser met
         raise DataError(
             f"checkpoint {path} ({path.stat().st_size} bytes) is truncated or damaged: {_reason(error)}; give another one"
         ) from error
-    text = parameters.pop(META, "{}")
-    return parameters, json.loads(text if isinstance(text, str) else "{}")
+    return parameters, metadata
+
+
+def _metadata(path: Path, packed: Parameter) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        file.seek(-17, os.SEEK_END)
+        if file.read(len(CHECKSUM)) != CHECKSUM:
+            raise ValueError("it has no checksum")
+    return json.loads(packed.asnumpy().tobytes())
 
 
 def load_weights(
@@ -97,33 +114,36 @@ def load_weights(
         source: where they come from, for messages.
         allow_partial: accept missing weights.
         reset_head: names that keep their initial values where the shape differs (another class count).
-        use_ema: take the moving average instead of the raw weights.
+        use_ema: take the moving average that a training state holds instead of the raw weights.
 
     Raises:
         DataError: a missing weight or another shape; the message names the option that accepts it.
     """
-    weights = {name: value for name, value in parameters.items() if not name.startswith(STATE_PREFIX)}
-    if use_ema:
-        averages = {n[len(EMA_PREFIX) :]: value for n, value in parameters.items() if n.startswith(EMA_PREFIX)}
-        weights.update(averages)
     wanted = network.parameters_dict()
-    weights = _without_common_prefix(weights, wanted)
+    weights = _without_common_prefix(_weights(parameters, wanted, source, use_ema), wanted)
     report: dict[str, list[str]] = {"loaded": [], "missing": [], "unexpected": [], "wrong_shape": []}
-    report["unexpected"] = sorted(name for name in weights if name not in wanted and not _is_optimizer_state(name))
-    fitting = {}
+    report["unexpected"] = sorted(name for name in weights if name not in wanted)
     for name, parameter in wanted.items():
         if name not in weights:
             report["missing"].append(name)
         elif tuple(weights[name].shape) != tuple(parameter.shape):
             report["wrong_shape"].append(name)
         else:
-            fitting[name] = weights[name]
             report["loaded"].append(name)
     _refuse(report, wanted, weights, source, allow_partial, set(reset_head))
-    for name, value in fitting.items():
-        wanted[name].set_data(_tensor(value).astype(wanted[name].dtype))
+    for name in report["loaded"]:
+        wanted[name].set_data(_tensor(weights[name]).astype(wanted[name].dtype))
     get_logger().info("weights of %s: %s", source, ", ".join(f"{len(v)} {k}" for k, v in report.items()))
     return report
+
+
+def _weights(parameters, wanted, source, use_ema) -> dict[str, Any]:
+    """The raw or averaged weights among the parameters of a file."""
+    weights = {name: value for name, value in parameters.items() if name in wanted or not NO_WEIGHTS.fullmatch(name)}
+    averages = {name[len(EMA_PREFIX) :]: value for name, value in parameters.items() if name.startswith(EMA_PREFIX)}
+    if use_ema and not averages and any(name.startswith(STATE_PREFIX) for name in parameters):
+        raise DataError(f"checkpoint {source} is of a training without a moving average; give --ema_decay 0")
+    return {**weights, **averages} if use_ema else weights
 
 
 def _refuse(report, wanted, weights, source, allow_partial, reset_head) -> None:
@@ -138,8 +158,8 @@ def _refuse(report, wanted, weights, source, allow_partial, reset_head) -> None:
     if report["missing"] and not (allow_partial and report["loaded"]):
         raise DataError(
             f"checkpoint {source} lacks {len(report['missing'])} of {len(wanted)} weights, the first is "
-            f"{report['missing'][0]} (it has {', '.join(list(weights)[:3]) or 'none'} ...); "
-            "it belongs to another network, or give --allow_partial_load true"
+            f"{report['missing'][0]} (it has {', '.join(list(weights)[:3]) or 'none'} ...); it belongs to another network"
+            f"{'' if allow_partial else ', or give --allow_partial_load true'}"
         )
 
 
@@ -155,17 +175,12 @@ def _without_common_prefix(weights: dict[str, Any], wanted: Mapping[str, Any]) -
     return weights
 
 
-def _is_optimizer_state(name: str) -> bool:
-    return bool(re.match(r"(moments|moment1|moment2|accum|stat|mean_grad|mean_square)\.", name)) or name in {
-        "learning_rate", "momentum", "global_step", "epoch_num", "step_num", "loss_scale", "scale_sense",
-        "current_iterator_step", "last_overflow_iterator_step", "weight_decay",
-    }  # fmt: skip
-
-
 class CheckpointFolder:
-    """The checkpoints `<folder>/<prefix>-<epoch>_<step>.ckpt` of one run, of which the newest `keep` stay."""
+    """The checkpoints `<folder>/<prefix>-<epoch>_<step>.ckpt` of one run, of which the newest `keep` (1 or more) stay."""
 
     def __init__(self, folder: str | Path, prefix: str, keep: int):
+        if keep < 1:
+            raise UsageError(f"keep_checkpoint_max={keep}: 1 or more is accepted")
         self.folder, self.prefix, self.keep = Path(folder), prefix, keep
 
     @property
@@ -183,10 +198,15 @@ class CheckpointFolder:
         return [path for *_, path in sorted(found)]
 
     def save(self, epoch: int, step: int, parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> Path:
-        """Save the state after `step` steps of `epoch` (counted from 1), then remove what is over the limit."""
+        """Save the state after `step` steps of `epoch` (counted from 1), then remove older ones over the limit.
+
+        Later ones, of a run that went on from where this one was resumed, stay.
+        """
         path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
         save(path, parameters, {**metadata, "epoch": epoch, "step": step})
-        for old in self.files()[: -self.keep]:
+        files = self.files()
+        leftovers = self.folder.glob(f".{self.prefix}*.tmp.*")  # of processes that were killed while they wrote
+        for old in [*files[: max(0, files.index(path) + 1 - self.keep)], *leftovers]:
             old.unlink()
         return path
 
@@ -196,8 +216,6 @@ class CheckpointFolder:
             aside = self.folder.with_name(f"{self.folder.name}_{time.strftime('%Y%m%d-%H%M%S')}")
             self.folder.rename(aside)
             get_logger().info("checkpoints of an earlier run moved to %s", aside)
-        for leftover in self.folder.glob(".*.tmp.ckpt"):
-            leftover.unlink()
 
     def find(self, resume: str) -> tuple[dict[str, Parameter], dict[str, Any], Path] | None:
         """The state to resume from: the named file, or with `auto` the newest sound one (None where there is none).
@@ -214,14 +232,18 @@ class CheckpointFolder:
             except DataError as error:
                 get_logger().warning("%s; the one before it is tried", error)
         if files:
-            raise DataError(f"none of the {len(files)} checkpoints in {self.folder} can be read; remove them to start anew")
+            raise DataError(
+                f"none of the {len(files)} checkpoints in {self.folder} can be read; remove them to start anew"
+            )
         return None
 
     @staticmethod
     def _state(path: Path) -> tuple[dict[str, Parameter], dict[str, Any], Path]:
         parameters, metadata = load(path)
         if "epoch" not in metadata:
-            raise DataError(f"checkpoint {path} holds weights only, no training state; start from it with --pre_trained true")
+            raise DataError(
+                f"checkpoint {path} holds weights only, no training state; start from it with --pre_trained true"
+            )
         return parameters, metadata, path
 
 
@@ -232,12 +254,16 @@ def restore(train_step: nn.Cell, parameters: Mapping[str, Parameter], source: st
         DataError: a name or shape of the state differs from what this run needs.
     """
     wanted = train_step.training_state()
-    problems = [name for name in wanted if name not in parameters] + [name for name in parameters if name not in wanted]
-    problems += [n for n in wanted if n in parameters and tuple(wanted[n].shape) != tuple(parameters[n].shape)]
+    problems = [f"{name} is missing" for name in wanted if name not in parameters]
+    problems += [f"{name} is unexpected" for name in parameters if name not in wanted]
+    for name in wanted.keys() & parameters.keys():
+        here, there = ((tuple(p.shape), p.dtype) for p in (wanted[name], parameters[name]))
+        if here != there:
+            problems.append(f"{name} has shape {there[0]} of {there[1]}, not {here[0]} of {here[1]}")
     if problems:
         raise DataError(
-            f"checkpoint {source} does not fit this run: {problems[0]} (and {len(problems) - 1} more) is missing, unexpected "
-            "or of another shape; resume with the options that the run was started with"
+            f"checkpoint {source} does not fit this run: {problems[0]} (and {len(problems) - 1} more such faults); "
+            "resume with the options that the run was started with"
         )
     for name, parameter in wanted.items():
         parameter.set_data(_tensor(parameters[name]))

@@ -8,15 +8,22 @@ only change values. The order of authority is: command line, other recipe, defau
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import difflib
+import math
 import re
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import yaml
+
+BOOLEANS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
 class UsageError(Exception):
@@ -45,13 +52,14 @@ class Config(Mapping):
     def __getattr__(self, key: str) -> Any:
         if key.startswith("__") or key not in self._values:
             raise AttributeError(f"the configuration has no key '{key}'{_nearest(key, self._values)}")
-        return self._values[key]
+        return self[key]
 
     def __setattr__(self, key: str, value: Any) -> None:
         raise AttributeError(f"the configuration is read-only: '{key}' was not set; use config.replace({key}=...)")
 
     def __getitem__(self, key: str) -> Any:
-        return self._values[key]
+        value = self._values[key]
+        return list(value) if isinstance(value, list) else value  # a copy: the original is read-only
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -70,7 +78,7 @@ class Config(Mapping):
         return Config({**self.to_dict(), **changes}, self.given)
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: value.to_dict() if isinstance(value, Config) else value for key, value in self._values.items()}
+        return {key: value.to_dict() if isinstance(value, Config) else value for key, value in self.items()}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
@@ -100,27 +108,31 @@ def get_config(
     argv = sys.argv[1:] if argv is None else [str(token) for token in argv]
     default_path = Path(default_path)
     values, helps, choices = _read_documents(default_path)
-    schema = {key: item.value for key, item in _flatten(values).items()}
-    parser = _build_parser(schema, _flatten(helps), _flatten(choices), aliases or {}, description)
+    schema = {key: item.value for key, item in values.items()}
+    parser = _build_parser(schema, helps, choices, aliases or {}, description)
     given = _parse(parser, argv, schema)
     recipe = given.pop("config_path", None) or _recipe_of(default_path, given.get(recipe_key))
-    merged = dict(schema)
-    for layer in [default_path] + ([Path(recipe)] if recipe else []):
-        layer_values, _, layer_choices = _read_documents(layer)
-        allowed = {**_flatten(choices), **_flatten(layer_choices)}
-        for key, item in _flatten(layer_values).items():
-            merged[key] = _checked(key, item.value, schema, allowed, f"{layer}:{item.line}: ")
+    lists = {key: default if isinstance(default, list) else [default] for key, default in schema.items()}
+    merged: dict[str, Any] = {}
+    accepted: dict[str, list] = {}
+    for path in [default_path] + ([Path(recipe)] if recipe else []):
+        values, _, choices = _read_documents(path)
+        for key, item in choices.items():
+            accepted[key] = _checked(key, item.text, lists, {}, f"{path}:{item.line}: ")
+        for key, item in values.items():
+            merged[key] = _checked(key, item.text, schema, accepted, f"{path}:{item.line}: ")
     for key, text in given.items():
-        merged[key] = _checked(key, text, schema, allowed, "command line: ")
+        merged[key] = _checked(key, text, schema, accepted, "command line: ")
     return Config(_unflatten(merged), frozenset(given))
 
 
 def run(main: Callable[[], Any]) -> None:
     """Run a program: a UsageError or DataError becomes one line on stderr and its exit status; --debug adds the traceback."""
+    _watch_for_interrupts()
     try:
         status = main()
     except (UsageError, DataError, OSError) as error:
-        if any(re.fullmatch(r"--debug(=(true|1|yes|on))?", token, re.IGNORECASE) for token in sys.argv):
+        if _wants_traceback(sys.argv):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
@@ -130,11 +142,42 @@ def run(main: Callable[[], Any]) -> None:
     sys.exit(status)
 
 
-class _Item:
-    """A YAML value with the line it stands on."""
+def _watch_for_interrupts() -> None:
+    """Have a thread of its own wait for SIGINT and hand it to the Python handler of the main thread.
 
-    def __init__(self, value: Any, line: int):
-        self.value, self.line = value, line
+    While a graph runs, MindSpore's own handler of SIGINT turns it into SIGTERM. A blocked signal reaches no handler.
+    """
+
+    def watch() -> None:
+        while True:
+            signal.sigwait({signal.SIGINT})
+            _thread.interrupt_main()
+
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _wants_traceback(argv: list[str]) -> bool:
+    """The last --debug of the command line: an error may come before it is parsed."""
+    wanted = False
+    for token, following in zip(argv, [*argv[1:], ""]):
+        name, _, value = token.partition("=")
+        if name == "--debug":
+            wanted = BOOLEANS.get((value or following).lower(), True)
+    return wanted
+
+
+class _Item(NamedTuple):
+    """A YAML value: what the file says, a text or list of texts, where and of which type."""
+
+    node: yaml.Node
+    text: Any
+    line: int
+
+    @property
+    def value(self) -> Any:
+        return _Loader("").construct_object(self.node, deep=True)
 
 
 class _Loader(yaml.SafeLoader):
@@ -148,10 +191,11 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_documents(path: Path) -> list[dict[str, Any]]:
-    """The values, help and choices documents, each {key: _Item or nested dictionary}; absent ones are empty."""
+def _read_documents(path: Path) -> list[dict[str, _Item]]:
+    """The values, help and choices documents; absent ones are empty."""
     try:
         nodes = list(yaml.compose_all(path.read_text(encoding="utf-8"), Loader=_Loader))
+        documents = [_items(node, path) for node in nodes]
     except OSError as error:
         raise UsageError(f"config_path={path} cannot be read ({error.strerror}); give an existing YAML file") from error
     except UnicodeDecodeError as error:
@@ -163,32 +207,29 @@ def _read_documents(path: Path) -> list[dict[str, Any]]:
         raise UsageError(f"{place}: broken YAML: {problem}") from error
     if len(nodes) > 3:
         raise UsageError(f"{path}: {len(nodes)} YAML documents; at most three are accepted: values, help, choices")
-    return [_mapping(node, path) for node in nodes] + [{} for _ in range(3 - len(nodes))]
+    return documents + [{} for _ in range(3 - len(nodes))]
 
 
-def _mapping(node: yaml.Node | None, path: Path) -> dict[str, Any]:
-    if node is None or (isinstance(node, yaml.ScalarNode) and node.value == ""):
+def _items(node: yaml.Node | None, path: Path, prefix: str = "") -> dict[str, _Item]:
+    """The values of a mapping; the key of a nested one is `outer.inner`."""
+    if node is None or (not prefix and isinstance(node, yaml.ScalarNode) and node.value == ""):
         return {}
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or (prefix and not node.value):
         raise UsageError(f"{path}:{node.start_mark.line + 1}: a mapping of key: value lines is expected here")
-    result: dict[str, Any] = {}
-    loader = _Loader("")
+    result: dict[str, _Item] = {}
+    seen = set()
     for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in result:
+        key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
+        if key in seen:
             raise UsageError(f"{path}:{line}: duplicate key '{key}'; keep one of the two lines")
+        seen.add(key)
         if isinstance(value_node, yaml.MappingNode):
-            result[key] = _mapping(value_node, path)
+            result.update(_items(value_node, path, key + "."))
         else:
-            result[key] = _Item(loader.construct_object(value_node, deep=True), line)
+            is_null = value_node.tag == "tag:yaml.org,2002:null"
+            text = "" if is_null else yaml.BaseLoader("").construct_object(value_node, deep=True)
+            result[key] = _Item(value_node, text, line)
     return result
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +246,9 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _build_parser(schema, helps, choices, aliases, description) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.error = _raise_usage  # type: ignore[method-assign]
-    parser.add_argument("--config_path", metavar="FILE", help="YAML recipe that changes values of the default one")
+    parser.add_argument(
+        "--config_path", "--config-path", metavar="FILE", help="YAML recipe that changes values of the default one"
+    )
     spellings: dict[str, list[str]] = {key: [key] for key in schema}
     for alias, key in aliases.items():
         spellings[key].append(alias)
@@ -214,23 +257,29 @@ def _build_parser(schema, helps, choices, aliases, description) -> argparse.Argu
         for name in spellings[key]:
             prefix = "-" if len(name) == 1 else "--"
             flags += dict.fromkeys([prefix + name, prefix + name.replace("_", "-")])
-        text = str(helps[key].value) if key in helps else ""
+        text = str(helps[key].text) if key in helps else ""
         if key in choices:
-            text += f" (one of {', '.join(map(str, choices[key].value))})"
+            text += f" (one of {choices[key].value})"
         bare = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
         parser.add_argument(
-            *flags, dest=key, default=argparse.SUPPRESS, metavar=_type_name(default).upper().replace(" ", "_"),
+            *flags, dest=key, default=argparse.SUPPRESS, metavar=_type_name(default).split(" (")[0].replace(" ", "_").upper(),
             help=f"{text} [{default}]".replace("%", "%%").strip(), **bare,
         )  # fmt: skip
     return parser
 
 
 def _parse(parser: argparse.ArgumentParser, argv: list[str], schema: Mapping[str, Any]) -> dict[str, str]:
-    known, unknown = parser.parse_known_args(argv)
+    tokens: list[str] = []
+    for token in argv:
+        if re.match(r"-\.?\d", token) and tokens and re.fullmatch(r"--[^=]+", tokens[-1]):
+            tokens[-1] += "=" + token  # argparse takes -1e-3 for an option
+        else:
+            tokens.append(token)
+    known, unknown = parser.parse_known_args(tokens)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
         raise UsageError(f"command line: unknown option '{unknown[0]}'{_nearest(name, schema, '--')}; --help lists all")
-    return {key: value for key, value in vars(known).items() if value is not None}
+    return {key: text for key, text in vars(known).items() if text is not None}
 
 
 def _raise_usage(message: str) -> None:
@@ -239,7 +288,7 @@ def _raise_usage(message: str) -> None:
 
 def _recipe_of(default_path: Path, name: str | None) -> Path | None:
     """The recipe NAME_config.yaml beside the default one, where NAME was chosen and such a file exists."""
-    path = default_path.with_name(f"{name}_config.yaml")
+    path = default_path.parent / f"{name}_config.yaml"
     return path if name and path != default_path and path.is_file() else None
 
 
@@ -248,73 +297,70 @@ def _nearest(name: str, known: Any, prefix: str = "") -> str:
     return f"; the nearest known one is '{prefix}{close[0]}'" if close else ""
 
 
-def _checked(key: str, value: Any, schema: Mapping[str, Any], choices: Mapping[str, Any], place: str) -> Any:
+def _checked(key: str, text: Any, schema: Mapping[str, Any], accepted: Mapping[str, list], place: str) -> Any:
+    """The value of `key` in its type; of those in `accepted`, where the key is there."""
     if key not in schema:
         raise UsageError(f"{place}unknown key '{key}'{_nearest(key, schema)}")
     try:
-        value = _convert(value, schema[key])
-    except ValueError:
-        raise UsageError(f"{place}{key}={value!r}: {_type_name(schema[key])} is accepted") from None
-    if key in choices and value not in choices[key].value:
-        raise UsageError(f"{place}{key}={value!r}: one of {', '.join(map(str, choices[key].value))} is accepted")
+        value = _convert(text, schema[key])
+    except (ValueError, OverflowError):
+        raise UsageError(f"{place}{key}={text!r}: {_type_name(schema[key])} is accepted") from None
+    for item in value if isinstance(value, list) else [value]:
+        if item not in accepted.get(key, [item]):
+            raise UsageError(f"{place}{key}={text!r}: one of {', '.join(map(str, accepted[key]))} is accepted")
     return value
 
 
 def _type_name(default: Any) -> str:
-    if default is None:
-        return "value"
-    names = {bool: "true or false", int: "integer", float: "number", str: "text", list: "list a,b,c"}
-    return names[type(default)]
-
-
-def _convert(value: Any, default: Any) -> Any:
-    """`value` (from YAML, or text of the command line) as the type of `default`; ValueError where that cannot be."""
-    if isinstance(default, bool):
-        return _to_bool(value)
     if isinstance(default, list):
-        return _to_list(value, default)
-    if isinstance(default, str):
-        if isinstance(value, (list, dict)):
-            raise ValueError(value)
-        return "" if value is None else str(value)
-    if isinstance(value, str):
-        value = _scalar(value)
+        return f"list a,b,c ({_type_name(_example(default))} each)"
+    return {bool: "true or false", int: "integer", float: "number", str: "text"}.get(type(default), "value")
+
+
+def _convert(text: Any, default: Any) -> Any:
+    """A text or list of texts as the type of `default`; ValueError where that cannot be."""
+    if isinstance(default, list):
+        return _to_list(text, default)
     if default is None:
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(value)
-    if isinstance(default, float):
-        return float(value)
-    if value != int(value):
-        raise ValueError(value)
-    return int(value)
-
-
-def _to_bool(value: Any) -> bool:
-    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-    text = str(value).strip().lower()
-    if text not in words:
-        raise ValueError(value)
-    return words[text]
-
-
-def _to_list(value: Any, default: list) -> list:
-    """A YAML list, or text such as `1,2` or `[1, 2]`; its items take the type of the default's items."""
-    if isinstance(value, str):
-        text = value.strip()
-        text = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-        if "[" in text:  # nested lists are YAML
-            value = _scalar(f"[{text}]")
-        else:
-            value = [_scalar(item.strip()) for item in text.split(",") if item.strip()]
-    items = value if isinstance(value, list) else [value]
-    kinds = {type(item) for item in default}
-    example = default[0] if len(kinds) == 1 and not kinds & {list, dict, type(None)} else None
-    return [item if example is None else _convert(item, example) for item in items]
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+        return _guess(text)
+    if not isinstance(text, str):
+        raise ValueError(text)
+    if isinstance(default, str):
         return text
+    word, kind = text.strip().lower(), type(default)
+    if kind is bool:
+        if word not in BOOLEANS:
+            raise ValueError(text)
+        return BOOLEANS[word]
+    number = float(word) if set(word) & set(".en") else int(word)
+    if not math.isfinite(number) or kind(number) != number:
+        raise ValueError(text)
+    return kind(number)
+
+
+def _to_list(text: Any, default: list) -> list:
+    """From `1,2` or `[1, 2]` or a list of texts; lists in a list need all their brackets."""
+    try:
+        if isinstance(text, str):
+            text = yaml.load(text if text.strip().startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(text) from error
+    return [_convert(item, _example(default)) for item in text]
+
+
+def _example(default: list) -> Any:
+    """What has the type of a list's items; None where they may be of any."""
+    kinds = {type(item) for item in default}
+    return 0.0 if kinds == {int, float} else default[0] if len(kinds) == 1 else None
+
+
+def _guess(text: Any) -> Any:
+    """The value of a key whose default has no type: integer, number, boolean, nothing or text."""
+    if isinstance(text, list):
+        return [_guess(item) for item in text]
+    for default in (0, 0.0, False):
+        try:
+            return _convert(text, default)
+        except (ValueError, OverflowError):
+            continue
+    return None if text in ("", "null") else text

@@ -6,7 +6,10 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import socket
+import struct
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -58,7 +61,7 @@ class RunRecord:
     def __init__(self, run_dir: str | Path, summary_dir: str | Path, first_step: int = 0):
         self.csv_path, self.png_path = Path(run_dir) / "curves.csv", Path(run_dir) / "curves.png"
         self.rows = self._earlier_rows(first_step)
-        self._summary = self._open_summary(str(summary_dir))
+        self._summary = SummaryWriter(summary_dir)
         self._write_csv()
 
     def add(self, step: int, **values: float) -> None:
@@ -67,18 +70,10 @@ class RunRecord:
         self.rows += new
         with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(new)
-        if self._summary is not None:
-            from mindspore import Tensor
-
-            for _, name, value in new:
-                self._summary.add_value("scalar", name, Tensor(value))
-            self._summary.record(step)
+        self._summary.add(step, new)
 
     def close(self) -> None:
-        """Draw the curves and finish the summaries."""
-        if self._summary is not None:
-            self._summary.close()
-            self._summary = None
+        """Draw the curves."""
         if self.rows:
             draw_curves(self.rows, self.png_path)
 
@@ -94,15 +89,49 @@ class RunRecord:
         with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("step", "name", "value"), *self.rows])
 
-    @staticmethod
-    def _open_summary(summary_dir: str):
-        from mindspore import SummaryRecord
 
-        try:
-            return SummaryRecord(summary_dir)
-        except (RuntimeError, ValueError, OSError) as error:
-            get_logger().warning("no MindInsight summaries: %s", error)
-            return None
+class SummaryWriter:
+    """Scalars in MindInsight's event files: records of mindspore.Event (summary.proto) in TFRecord frames.
+
+    The framework's own SummaryRecord is not used: its writer process is forked from a threaded one, which may deadlock,
+    and polls its queue without a pause, which takes a core from the training.
+    """
+
+    def __init__(self, folder: str | Path):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        self.path = Path(folder) / f"events.out.events.summary.{now:.6f}.{socket.gethostname()}_MS"
+        self._write(b"\x09" + struct.pack("<d", now) + _field(3, b"MindSpore.Event:1"))
+
+    def add(self, step: int, rows: list[tuple[int, str, float]]) -> None:
+        values = b"".join(_field(1, _field(1, n.encode()) + b"\x1d" + struct.pack("<f", v)) for _, n, v in rows)
+        self._write(b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, values))
+
+    def _write(self, event: bytes) -> None:
+        length = struct.pack("<Q", len(event))
+        with open(self.path, "ab") as file:
+            file.write(length + _masked_crc(length) + event + _masked_crc(event))
+
+
+def _varint(number: int) -> bytes:
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 1), 7)]
+    return bytes([group | 0x80 for group in groups[:-1]] + groups[-1:])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """CRC-32C (polynomial 0x82F63B78, reflected), rotated and shifted as the TFRecord format has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def draw_curves(rows: list[tuple[int, str, float]], path: str | Path) -> None:

@@ -76,11 +76,11 @@ def job(config: Config, adapt: Callable[[Config], Config], timeout: float = TIME
 def upload(config: Config) -> None:
     """Copy output_path to train_url, from the first rank of a ModelArts job; else do nothing.
 
-    Results of a second server go to train_url/server_1, and so on.
+    Those of other servers than the first go to train_url/rank_<first rank of the server>.
     """
-    rank, _, server = local_rank(os.environ)
-    if config.enable_modelarts and config.train_url and rank == 0:
-        address = config.train_url.rstrip("/") + (f"/server_{server}" if server else "")
+    on_server, _, rank = local_rank(os.environ)
+    if config.enable_modelarts and config.train_url and on_server == 0:
+        address = config.train_url.rstrip("/") + (f"/rank_{rank}" if rank else "")
         _copy("copy_parallel", config.output_path, address)
 
 
@@ -103,7 +103,7 @@ def checkpoint_file(config: Config) -> str:
 
 
 def local_rank(environment: Mapping[str, str]) -> tuple[int, int, int]:
-    """Rank on this server, ranks on this server, index of this server.
+    """Rank on this server, number of ranks on this server, rank over all servers.
 
     From mpirun's variables, else from RANK_ID, RANK_SIZE and DEVICE_NUM (ranks on each server; unset: one server).
     msrun sets DEVICE_ID to the rank on the server, and RANK_ID only where it knows it.
@@ -118,7 +118,7 @@ def local_rank(environment: Mapping[str, str]) -> tuple[int, int, int]:
     size = max(1, number(1, "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM", "RANK_SIZE"))
     rank = number(0, "OMPI_COMM_WORLD_RANK", "RANK_ID", "DEVICE_ID") if size > 1 else 0
     local_size = max(1, min(size, number(size, "OMPI_COMM_WORLD_LOCAL_SIZE", "DEVICE_NUM")))
-    return number(rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK"), local_size, rank // local_size
+    return number(rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK"), local_size, rank
 
 
 def unzip_dataset(zip_path: str | Path, target: str | Path, max_bytes: int | None = None) -> Path:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator
+from collections.abc import Iterator
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops

@@ -1,0 +1,134 @@
+"""The project's side of benchmark.py: a child process that repeats one step of MindSpore or ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmark import ROOT, serve
+
+Job = tuple[Callable[[], Any], dict[str, Any]]
+
+
+def images_of(spec: dict[str, Any]) -> np.ndarray:
+    """A fixed batch of normalised images, (B, 3, H, W) float32."""
+    shape = (spec["batch_size"], 3, spec["image_size"], spec["image_size"])
+    return np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+
+
+def prepare(spec: dict[str, Any]) -> dict[str, Any]:
+    """Import the model folder's runtime, which sets the environment, then MindSpore; returns facts."""
+    sys.path.insert(0, str(ROOT / spec["folder"]))
+    importlib.import_module("src.model_utils")
+    if not spec["measures"]:
+        os.environ.pop("ONEDNN_MAX_CPU_ISA", None)  # oneDNN reads it at its first operator
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    ms.set_seed(1)
+    return {"images": spec["batch_size"], "batch_size": spec["batch_size"], "mindspore": ms.__version__}
+
+
+def build(spec: dict[str, Any]):
+    """The network of the specification, and facts."""
+    facts = prepare(spec)
+    from src.model_utils.device_adapter import portable_operators
+
+    builder = getattr(importlib.import_module(spec["module"]), spec["builder"])
+    with contextlib.nullcontext() if spec["measures"] else portable_operators():
+        network = builder(**spec["arguments"])
+    facts["parameters"] = sum(parameter.size for parameter in network.trainable_params())
+    return network, facts
+
+
+def train(spec: dict[str, Any]) -> Job:
+    """The compiled training step of the project."""
+    network, facts = build(spec)
+    import mindspore as ms
+    from mindspore import nn
+    from src.model_utils.train_step import TrainStep
+
+    recipe, parameters = spec["recipe"], network.trainable_params()
+    plain = [p for p in parameters if p.name.endswith((".bias", ".gamma", ".beta"))]
+    decayed = [p for p in parameters if not p.name.endswith((".bias", ".gamma", ".beta"))]
+    groups = [
+        {"params": decayed, "weight_decay": float(recipe["weight_decay"])},
+        {"params": plain, "weight_decay": 0.0},
+        {"order_params": parameters},
+    ]
+    optimizer = nn.Momentum(groups, ms.Tensor(np.full(1 << 16, 0.1, np.float32)), recipe["momentum"])
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
+    step = TrainStep(
+        network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"]
+    ).set_train()
+    images = ms.Tensor(images_of(spec))
+    labels = ms.Tensor(np.arange(spec["batch_size"]) % recipe["num_classes"], ms.int32)
+    return lambda: step(images, labels)[0].asnumpy(), facts
+
+
+def infer(spec: dict[str, Any]) -> Job:
+    """The network in evaluation mode."""
+    network, facts = build(spec)
+    import mindspore as ms
+
+    network.set_train(False)
+    images = ms.Tensor(images_of(spec))
+    return lambda: network(images).asnumpy(), facts
+
+
+def export(spec: dict[str, Any]) -> Job:
+    """Writes the ONNX file of the network to the path of the specification."""
+    network, facts = build({**spec, "measures": False})
+    import mindspore as ms
+
+    network.set_train(False)
+    images = ms.Tensor(images_of(spec))
+    return lambda: ms.export(network, images, file_name=spec["path"], file_format="ONNX"), facts
+
+
+def onnx(spec: dict[str, Any]) -> Job:
+    """The exported network in ONNX Runtime, as infer.py runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec["threads"]
+    session = onnxruntime.InferenceSession(spec["path"], options, providers=["CPUExecutionProvider"])
+    name, images = session.get_inputs()[0].name, images_of(spec)
+    facts = {"images": len(images), "batch_size": len(images), "onnxruntime": onnxruntime.__version__}
+    return lambda: session.run(None, {name: images}), facts
+
+
+def read_input(spec: dict[str, Any]) -> Job:
+    """An epoch of the training pipeline; an epoch because a pipeline prepares batches while nobody asks for them."""
+    facts = prepare(spec)
+    from src.dataset import create_dataset, find_classes
+    from src.model_utils.device_adapter import Device
+    from src.recipe import read_config
+
+    options = {
+        "device_target": "CPU", "train_data_dir": spec["path"], "check_images": "false", "batch_size": spec["batch_size"],
+        "image_height": spec["image_size"], "image_width": spec["image_size"], "num_parallel_workers": spec["threads"],
+    }  # fmt: skip
+    config = read_config([f"--{key}={value}" for key, value in options.items()], "benchmark")
+    device = Device("CPU", 0)
+    names = find_classes(config, True, device)
+
+    def epoch(seed: int = 1) -> int:
+        dataset = create_dataset(config, True, device, names, seed)
+        return sum(len(images) for images, _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+
+    facts["images"] = epoch()
+    return epoch, facts
+
+
+JOBS = {"train": train, "infer": infer, "export": export, "onnx": onnx, "input": read_input}
+
+if __name__ == "__main__":
+    serve(lambda spec: JOBS[spec["task"]](spec))

@@ -1,0 +1,171 @@
+"""PyTorch's side of benchmark.py: the same networks in eager mode, and the same input pipeline from PIL and DataLoader."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmark import serve
+
+Job = tuple[Callable[[], Any], dict[str, Any]]
+
+POOL = "max pool 2x2"
+TINYDARKNET = (
+    (3, 16), POOL, (3, 32), POOL, (1, 16), (3, 128), (1, 16), (3, 128), POOL, (1, 32), (3, 256), (1, 32), (3, 256),
+    POOL, (1, 64), (3, 512), (1, 64), (3, 512), (1, 128),
+)  # fmt: skip
+
+
+class GlobalAverage(nn.Module):
+    """(N, C, H, W) to (N, C)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))
+
+
+def tinydarknet(num_classes: int = 1000) -> nn.Module:
+    """darknet's tiny.cfg, (kernel size, channels) by layer, as a PyTorch user writes it down."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for layer in TINYDARKNET:
+        if layer == POOL:
+            layers.append(nn.MaxPool2d(2, 2))
+            continue
+        kernel_size, width = layer
+        layers.append(nn.Conv2d(channels, width, kernel_size, padding=kernel_size // 2, bias=False))
+        layers += [nn.BatchNorm2d(width), nn.LeakyReLU(0.1, inplace=True)]
+        channels = width
+    return nn.Sequential(*layers, nn.Conv2d(channels, num_classes, 1), GlobalAverage())
+
+
+TWINS = {"tinydarknet": tinydarknet}
+
+
+def build(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor, dict[str, Any]]:
+    """The twin of the specification's network, a fixed batch, and facts."""
+    if spec["name"] not in TWINS:
+        sys.exit(f"benchmark_torch.py has no twin of {spec['name']}")
+    torch.manual_seed(1)
+    torch.set_num_threads(spec["threads"])
+    network = TWINS[spec["name"]](**spec["arguments"])
+    images = torch.randn(spec["batch_size"], 3, spec["image_size"], spec["image_size"])
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return network, images, {"images": len(images), "parameters": parameters, "torch": torch.__version__}
+
+
+def train(spec: dict[str, Any]) -> Job:
+    """The training step in eager mode."""
+    network, images, facts = build(spec)
+    recipe = spec["recipe"]
+    groups = [
+        {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": float(recipe["weight_decay"])},
+        {"params": [p for p in network.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=recipe["momentum"])
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
+    labels = torch.arange(len(images)) % recipe["num_classes"]
+    network.train()
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = loss_fn(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, facts
+
+
+def infer(spec: dict[str, Any]) -> Job:
+    """The network in evaluation mode."""
+    network, images, facts = build(spec)
+    network.eval()
+
+    def step() -> np.ndarray:
+        with torch.inference_mode():
+            return network(images).numpy()
+
+    return step, facts
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Training pictures through PIL: the crop, flip, colour changes and normalisation of the recipe.
+
+    The operators are those of torchvision's transforms for PIL pictures, written out here.
+    """
+
+    def __init__(self, folder: str, size: int, recipe: dict[str, Any]):
+        self.paths = sorted(Path(folder).glob("*/*.jpg"))
+        names = sorted({path.parent.name for path in self.paths})
+        self.labels = [names.index(path.parent.name) for path in self.paths]
+        self.size, self.flip_prob, self.jitter = size, recipe["flip_prob"], recipe["color_jitter"]
+        self.mean, self.std = (torch.tensor(recipe[key]).view(3, 1, 1) for key in ("mean", "std"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        with Image.open(self.paths[index]) as file:
+            picture = file.convert("RGB")
+        box = random_box(*picture.size)
+        picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        if random.random() < self.flip_prob:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(change_colours(picture, self.jitter))).permute(2, 0, 1).contiguous()
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std), self.labels[index]
+
+
+def random_box(width: int, height: int) -> tuple[int, int, int, int]:
+    """A cut (left, top, right, bottom) in pixels: 8 to 100 % of the area, sides 3:4 to 4:3."""
+    for _ in range(10):
+        area = width * height * random.uniform(0.08, 1.0)
+        aspect = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = random.randint(0, width - w), random.randint(0, height - h)
+            return left, top, left + w, top + h
+    return 0, 0, width, height
+
+
+def change_colours(picture, jitter: list[float]):
+    """Brightness, contrast and saturation by factors in [1 - r, 1 + r], hue by a shift in [-r, r] of the circle."""
+    from PIL import Image, ImageEnhance
+
+    changes = zip((ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), jitter)
+    for change, r in changes:
+        if r:
+            picture = change(picture).enhance(random.uniform(max(0, 1 - r), 1 + r))
+    if jitter[3]:
+        hue, saturation, value = picture.convert("HSV").split()
+        shift = int(random.uniform(-jitter[3], jitter[3]) * 255)
+        hue = Image.fromarray(np.array(hue) + np.array(shift).astype(np.uint8))
+        picture = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return picture
+
+
+def read_input(spec: dict[str, Any]) -> Job:
+    """An epoch of the pipeline, by as many worker processes as there are threads."""
+    pictures = Pictures(spec["path"], spec["image_size"], spec["recipe"])
+    loader = torch.utils.data.DataLoader(
+        pictures, spec["batch_size"], shuffle=True, drop_last=True, num_workers=spec["threads"], persistent_workers=True
+    )
+
+    def epoch() -> int:
+        return sum(len(images) for images, _ in loader)
+
+    return epoch, {"images": epoch(), "torch": torch.__version__}
+
+
+JOBS = {"train": train, "infer": infer, "input": read_input}
+
+if __name__ == "__main__":
+    serve(lambda spec: JOBS[spec["task"]](spec))

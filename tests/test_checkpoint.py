@@ -1,0 +1,544 @@
+"""Checkpoints: whole or not at all, damage is always seen, the newest are kept, weights fit or the report says why not."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import stat
+from pathlib import Path
+
+import model_utils  # noqa: F401  (sets the environment before MindSpore is imported)
+from model_utils import checkpoint
+from model_utils.checkpoint import EMA_PREFIX, STATE_PREFIX, CheckpointFolder, load, load_weights, restore, save
+from model_utils.config import DataError, UsageError
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+
+PARAMETERS = {
+    "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "step": np.array(3, np.int32),
+    "half": np.ones(4, np.float16),
+}
+METADATA = {"class_names": ["Käse", "猫", "a\nb"], "network": {"slope": 0.1}, "steps": 7, "nothing": None}
+
+
+class Network(nn.Cell):
+    """A convolution-like layer, batch norm and a head."""
+
+    def __init__(self, classes: int = 2):
+        super().__init__()
+        self.body = nn.Dense(4, 3)
+        self.bn = nn.BatchNorm1d(3)
+        self.head = nn.Dense(3, classes)
+
+    def construct(self, x):
+        return self.head(self.bn(self.body(x)))
+
+
+def values(network: nn.Cell) -> dict[str, np.ndarray]:
+    return {name: parameter.asnumpy().copy() for name, parameter in network.parameters_dict().items()}
+
+
+def weights(start: float = 0.0, **changes: np.ndarray) -> dict[str, np.ndarray]:
+    """Weights of Network, different in each place."""
+    shapes = {name: parameter.shape for name, parameter in Network().parameters_dict().items()}
+    numbered = {
+        name: np.float32(start + i) + np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 100
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    return {**numbered, **changes}
+
+
+def written(path: Path, parameters=PARAMETERS, metadata=METADATA) -> Path:
+    save(path, parameters, metadata)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- one file
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    parameters, metadata = load(written(tmp_path / "new" / "folder" / "a.ckpt"))
+    assert metadata == METADATA
+    assert list(parameters) == list(PARAMETERS)
+    for name, value in PARAMETERS.items():
+        found = parameters[name].asnumpy()
+        assert found.dtype == value.dtype and found.shape == value.shape and np.array_equal(found, value)
+
+
+def test_parameters_tensors_and_arrays_can_be_saved(tmp_path):
+    value = np.float32([[1.5, -2.0]])
+    kinds = {"array": value, "tensor": Tensor(value), "parameter": Parameter(Tensor(value), name="other")}
+    parameters, _ = load(written(tmp_path / "a.ckpt", kinds))
+    assert all(np.array_equal(parameters[name].asnumpy(), value) for name in kinds)
+
+
+def test_special_values_keep_their_bits(tmp_path):
+    value = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32)
+    parameters, _ = load(written(tmp_path / "a.ckpt", {"x": value}))
+    assert parameters["x"].asnumpy().tobytes() == value.tobytes()
+
+
+def test_read_only_file_is_replaced(tmp_path):
+    path = written(tmp_path / "a.ckpt")
+    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR
+    written(path, {"x": np.zeros(3, np.float32)}, {"second": True})
+    assert load(path)[1] == {"second": True} and names(tmp_path) == ["a.ckpt"]
+
+
+def test_mindspore_reads_it(tmp_path):
+    found = ms.load_checkpoint(str(written(tmp_path / "a.ckpt")), crc_check=True)
+    assert set(PARAMETERS) <= set(found)
+
+
+@pytest.fixture
+def full_disk():
+    """Files cannot grow beyond 100,000 bytes, as on a disk that fills up while a checkpoint is written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_leaves_the_old_file(tmp_path, full_disk):
+    path = written(tmp_path / "a.ckpt")
+    with pytest.raises(DataError) as caught:
+        save(path, {"x": np.zeros(1_000_000, np.float32)}, {})
+    assert str(path) in str(caught.value) and "too large" in str(caught.value)
+    assert names(tmp_path) == ["a.ckpt"]
+    assert load(path)[1] == METADATA
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("function", ["os.fsync", "os.replace"])
+def test_failure_in_the_middle(tmp_path, monkeypatch, error, function):
+    path = written(tmp_path / "a.ckpt")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(function, fail)
+    with pytest.raises(DataError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        save(path, {"x": np.zeros(3, np.float32)}, {})
+    monkeypatch.undo()
+    assert names(tmp_path) == ["a.ckpt"] and load(path)[1] == METADATA
+    assert not isinstance(error, OSError) or f"{path} cannot be written: No space left" in str(caught.value)
+
+
+def test_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr("os.fsync", lambda handle: events.append("flush"))
+    replace = checkpoint.os.replace
+    monkeypatch.setattr("os.replace", lambda a, b: (events.append("rename"), replace(a, b)))
+    written(tmp_path / "a.ckpt")
+    assert events == ["flush", "rename", "flush"]
+
+
+def test_folder_that_cannot_be_flushed_is_no_failure(tmp_path, monkeypatch):
+    flush = checkpoint._flush
+
+    def only_files(path):
+        if Path(path).is_dir():
+            raise OSError(22, "Invalid argument")
+        flush(path)
+
+    monkeypatch.setattr(checkpoint, "_flush", only_files)
+    assert load(written(tmp_path / "a.ckpt"))[1] == METADATA
+
+
+@pytest.mark.parametrize("place", ["file.ckpt/a.ckpt", "folder.ckpt", "x" * 300 + ".ckpt"])
+def test_places_that_cannot_be_written(tmp_path, place):
+    written(tmp_path / "file.ckpt")
+    (tmp_path / "folder.ckpt").mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        written(tmp_path / place)
+    assert names(tmp_path) == ["file.ckpt", "folder.ckpt"]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> bytes:
+    return written(tmp_path_factory.mktemp("sound") / "a.ckpt").read_bytes()
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Whether a file of these bytes is refused; anything but a DataError fails the test."""
+    path = tmp_path / "b.ckpt"
+
+    def refused(content: bytes) -> bool:
+        path.write_bytes(content)
+        try:
+            load(path)
+        except DataError as error:
+            return str(path) in str(error) and "damaged" in str(error)
+        return False
+
+    return refused
+
+
+def test_every_truncation_is_seen(sound, refused):
+    assert [length for length in range(len(sound)) if not refused(sound[:length])] == []
+    assert not refused(sound)
+
+
+def test_every_flipped_bit_is_seen(sound, refused):
+    survived = []
+    for place in range(8 * len(sound)):
+        damaged = bytearray(sound)
+        damaged[place // 8] ^= 1 << place % 8
+        if not refused(bytes(damaged)):
+            survived.append(place)
+    assert survived == []
+
+
+def test_other_damage_is_seen(sound, refused):
+    for content in (
+        sound + b"\0",
+        sound + sound,
+        bytes(len(sound)),
+        b"text\n" * 20,
+        sound[10:],
+        sound[:20] + sound[30:],
+    ):
+        assert refused(content)
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("missing.ckpt", "not a file"),
+        ("folder", "a folder"),
+        ("", "a folder"),
+        ("model.onnx", "an ONNX model"),
+        ("model.mindir", "a MINDIR model"),
+        ("model.pth", "of another kind"),
+    ],
+)
+def test_files_of_another_kind(tmp_path, name, text):
+    (tmp_path / "folder").mkdir()
+    for file in ("model.onnx", "model.mindir", "model.pth"):
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(DataError) as caught:
+        load(tmp_path / name)
+    assert f"{tmp_path / name} is {text}" in str(caught.value) and ".ckpt" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"crc_check": True}, {"append_dict": {"epoch_num": 3, "note": "x"}}])
+def test_foreign_checkpoint_has_no_metadata(tmp_path, options):
+    ms.save_checkpoint(Network(), str(tmp_path / "foreign.ckpt"), **options)
+    parameters, metadata = load(tmp_path / "foreign.ckpt")
+    assert metadata == {} and set(parameters) >= set(weights())
+
+
+# ---- weights into a network
+
+
+def parameters_of(arrays: dict[str, np.ndarray]) -> dict[str, Parameter]:
+    return {name: Parameter(Tensor(value), name=name) for name, value in arrays.items()}
+
+
+def assert_loaded(network: nn.Cell, expected: dict[str, np.ndarray]) -> None:
+    found = values(network)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+STATE = {
+    STATE_PREFIX + "optimizer.moments.body.weight": np.zeros((3, 4), np.float32),
+    STATE_PREFIX + "optimizer.global_step": np.array([7], np.int32),
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "network.", "yolo_network.", "network._backbone."])
+@pytest.mark.parametrize("optimizer", ["none", "before", "after"])
+def test_weights_are_loaded(prefix, optimizer):
+    """Also below a common prefix, and beside the moments of an optimizer, whose names end alike."""
+    network, source = Network(), {prefix + name: value for name, value in weights(1).items()}
+    extra = {f"moments.{name}": np.full_like(value, 9) for name, value in source.items()}
+    extra.update({"learning_rate": np.float32([0.1]), "momentum": np.float32(0.9), "global_step": np.int32([5])})
+    source = {"none": source, "before": {**extra, **source}, "after": {**source, **extra}}[optimizer]
+    report = load_weights(network, parameters_of(source), "x.ckpt")
+    assert_loaded(network, weights(1))
+    assert report == {"loaded": list(weights()), "missing": [], "unexpected": [], "wrong_shape": []}
+
+
+def test_training_state_is_no_unexpected_weight():
+    network = Network()
+    report = load_weights(network, parameters_of({**weights(1), **STATE}), "x.ckpt")
+    assert report["unexpected"] == [] and len(report["loaded"]) == len(weights())
+    assert_loaded(network, weights(1))
+
+
+def test_unexpected_weights_are_reported():
+    extra = {"zebra.weight": np.zeros(2, np.float32), "body.extra": np.zeros(1, np.float32)}
+    report = load_weights(Network(), parameters_of({**weights(), **extra}), "x.ckpt")
+    assert report["unexpected"] == ["body.extra", "zebra.weight"]
+
+
+def test_a_weight_may_have_the_name_of_a_state():
+    class Odd(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.momentum = Parameter(Tensor(np.zeros(2, np.float32)), name="momentum")
+
+    network = Odd()
+    load_weights(network, parameters_of({"momentum": np.float32([1, 2])}), "x.ckpt")
+    assert_loaded(network, {"momentum": np.float32([1, 2])})
+
+
+def test_missing_weights_are_refused():
+    network, source = Network(), weights(1)
+    before = values(network)
+    del source["head.weight"], source["head.bias"]
+    with pytest.raises(DataError) as caught:
+        load_weights(network, parameters_of(source), "x.ckpt")
+    for part in ("x.ckpt", "2 of 8", "head.weight", "--allow_partial_load"):
+        assert part in str(caught.value)
+    assert_loaded(network, before)
+    report = load_weights(network, parameters_of(source), "x.ckpt", allow_partial=True)
+    assert report["missing"] == ["head.weight", "head.bias"]
+    assert_loaded(network, {**source, "head.weight": before["head.weight"]})
+
+
+def test_nothing_that_fits_is_refused_always():
+    for options in ({}, {"allow_partial": True}):
+        with pytest.raises(DataError, match="8 of 8"):
+            load_weights(Network(), parameters_of({"other.weight": np.zeros(3, np.float32)}), "x.ckpt", **options)
+
+
+def test_another_shape_is_refused():
+    network, source = Network(classes=5), weights(1)
+    before = values(network)
+    for options in ({}, {"allow_partial": True}, {"reset_head": ["head.weight"]}):
+        with pytest.raises(DataError) as caught:
+            load_weights(network, parameters_of(source), "x.ckpt", **options)
+        name = "head.bias" if "reset_head" in options else "head.weight"
+        for part in ("x.ckpt", name, str(source[name].shape), str(before[name].shape), "--num_classes", "--reset_head"):
+            assert part in str(caught.value)
+    assert_loaded(network, before)
+
+
+def test_reset_head():
+    network = Network(classes=5)
+    before = values(network)
+    report = load_weights(network, parameters_of(weights(1)), "x.ckpt", reset_head=iter(["head.weight", "head.bias"]))
+    assert report["wrong_shape"] == ["head.weight", "head.bias"] and report["missing"] == []
+    kept = {name: value for name, value in before.items() if name.startswith("head.")}
+    assert_loaded(network, {**{n: v for n, v in weights(1).items() if not n.startswith("head.")}, **kept})
+
+
+def test_head_of_the_same_shape_is_loaded_all_the_same():
+    network = Network()
+    report = load_weights(network, parameters_of(weights(1)), "x.ckpt", reset_head=["head.weight", "head.bias"])
+    assert report["wrong_shape"] == []
+    assert_loaded(network, weights(1))
+
+
+def test_moving_average():
+    averages = {EMA_PREFIX + name: value for name, value in weights(5).items()}
+    source = parameters_of({**weights(1), **STATE, **averages})
+    for use_ema, start in ((False, 1), (True, 5)):
+        network = Network()
+        load_weights(network, source, "x.ckpt", use_ema=use_ema)
+        assert_loaded(network, weights(start))
+
+
+def test_missing_moving_average_is_not_hidden():
+    with pytest.raises(DataError, match="x.ckpt.*moving average"):
+        load_weights(Network(), parameters_of({**weights(1), **STATE}), "x.ckpt", use_ema=True)
+    network = Network()  # a file of weights only may hold averaged ones
+    load_weights(network, parameters_of(weights(1)), "x.ckpt", use_ema=True)
+    assert_loaded(network, weights(1))
+
+
+def test_weights_take_the_type_of_the_network():
+    network = Network()
+    half = {name: value.astype(np.float16) for name, value in weights(1).items()}
+    load_weights(network, parameters_of(half), "x.ckpt")
+    assert values(network)["body.weight"].dtype == np.float32
+    assert_loaded(network, {name: value.astype(np.float32) for name, value in half.items()})
+
+
+# ---- the folder of a run
+
+
+@pytest.fixture
+def folder(tmp_path) -> CheckpointFolder:
+    return CheckpointFolder(tmp_path / "0", "train_net_data", 3)
+
+
+def test_names_and_metadata(folder):
+    path = folder.save(2, 5, PARAMETERS, METADATA)
+    assert path == folder.folder / "train_net_data-2_5.ckpt"
+    assert load(path)[1] == {**METADATA, "epoch": 2, "step": 5}
+
+
+def test_the_newest_are_kept(folder):
+    save(folder.best, PARAMETERS, {})
+    save(folder.folder / "train_other-1_1.ckpt", PARAMETERS, {})
+    for epoch, step in ((1, 9), (2, 9), (9, 9), (10, 3), (10, 9)):
+        folder.save(epoch, step, PARAMETERS, {})
+    assert [path.name for path in folder.files()] == [
+        f"train_net_data-{place}.ckpt" for place in ("9_9", "10_3", "10_9")
+    ]
+    assert folder.best.is_file() and (folder.folder / "train_other-1_1.ckpt").is_file()
+
+
+def test_what_was_just_saved_stays(folder):
+    """A run that was resumed from an early checkpoint does not lose its own to those of the longer run."""
+    for epoch in (8, 9, 10):
+        folder.save(epoch, 9, PARAMETERS, {})
+    for epoch in (3, 4, 5, 6):
+        assert folder.save(epoch, 9, PARAMETERS, {}).is_file()
+    assert [path.name for path in folder.files()][:3] == [f"train_net_data-{epoch}_9.ckpt" for epoch in (4, 5, 6)]
+
+
+@pytest.mark.parametrize("keep", [0, -1])
+def test_none_kept_is_refused(tmp_path, keep):
+    with pytest.raises(UsageError, match=f"keep_checkpoint_max={keep}"):
+        CheckpointFolder(tmp_path, "x", keep)
+
+
+def test_failed_save_removes_nothing(folder, full_disk):
+    for epoch in (1, 2, 3):
+        folder.save(epoch, 9, PARAMETERS, {})
+    before = names(folder.folder)
+    with pytest.raises(DataError):
+        folder.save(4, 9, {"x": np.zeros(1_000_000, np.float32)}, {})
+    assert names(folder.folder) == before
+    assert all(load(path)[1]["epoch"] for path in folder.files())
+
+
+def test_leftovers_of_killed_processes_are_removed(folder):
+    folder.folder.mkdir()
+    for name in (
+        ".train_net_data-1_1.123.tmp.ckpt",
+        ".train_net_data-1_1.123.tmp.tmp",
+        ".train_net_data_best.9.tmp.tmp",
+    ):
+        (folder.folder / name).write_bytes(b"x")
+    assert folder.files() == [] and folder.find("auto") is None
+    folder.save(1, 2, PARAMETERS, {})
+    assert names(folder.folder) == ["train_net_data-1_2.ckpt"]
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    lines = []
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            lines.append((record.levelname, record.getMessage()))
+
+    handler = Lines()
+    checkpoint.get_logger().addHandler(handler)
+    yield lines
+    checkpoint.get_logger().removeHandler(handler)
+
+
+def test_find_takes_the_newest(folder, warnings):
+    for epoch, step in ((2, 3), (10, 1), (9, 9)):
+        folder.save(epoch, step, {"x": np.float32([epoch])}, METADATA)
+    parameters, metadata, path = folder.find("auto")
+    assert (metadata["epoch"], metadata["step"], path.name) == (10, 1, "train_net_data-10_1.ckpt")
+    assert parameters["x"].asnumpy() == 10 and warnings == []
+
+
+def test_find_skips_damaged_files(folder, warnings):
+    for epoch in (1, 2, 3):
+        folder.save(epoch, 9, {"x": np.float32([epoch])}, METADATA)
+    for path, keep in zip(folder.files()[1:], (0.9, 0.0)):
+        content = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(content[: int(len(content) * keep)])
+    _, metadata, path = folder.find("auto")
+    assert metadata["epoch"] == 1
+    assert [level for level, _ in warnings] == ["WARNING", "WARNING"]
+    assert "data-3_9.ckpt" in warnings[0][1] and "data-2_9.ckpt" in warnings[1][1]
+    with pytest.raises(DataError, match=r"data-3_9\.ckpt .*damaged"):
+        folder.find(str(folder.files()[-1]))
+
+
+def test_all_damaged_is_an_error(folder):
+    folder.save(1, 9, PARAMETERS, {})
+    folder.files()[0].chmod(0o600)
+    folder.files()[0].write_bytes(b"")
+    with pytest.raises(DataError, match="none of the 1 checkpoints"):
+        folder.find("auto")
+
+
+def test_find_nothing(folder):
+    assert folder.find("auto") is None
+    save(folder.best, PARAMETERS, {})
+    assert folder.find("auto") is None
+    with pytest.raises(DataError, match="weights only"):
+        folder.find(str(folder.best))
+    with pytest.raises(DataError, match="not a file"):
+        folder.find(str(folder.folder / "none.ckpt"))
+
+
+def test_start_fresh_moves_aside(folder):
+    folder.start_fresh()
+    assert not folder.folder.exists()
+    folder.save(1, 9, PARAMETERS, {"run": 1})
+    save(folder.best, PARAMETERS, {})
+    folder.start_fresh()
+    moved = [path for path in folder.folder.parent.iterdir() if path != folder.folder]
+    assert len(moved) == 1 and names(moved[0]) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
+    assert folder.files() == [] and load(moved[0] / "train_net_data-1_9.ckpt")[1]["run"] == 1
+
+
+# ---- the whole training state
+
+
+class Step(nn.Cell):
+    """What restore needs of a training step."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        self.state = parameters_of(arrays)
+
+    def training_state(self):
+        return self.state
+
+
+ARRAYS = {"w": np.float32([1, 2]), STATE_PREFIX + "n": np.int32([3]), STATE_PREFIX + "scale": np.array(8, np.float32)}
+
+
+def test_restore(tmp_path):
+    step = Step({name: np.zeros_like(value) for name, value in ARRAYS.items()})
+    restore(step, load(written(tmp_path / "a.ckpt", ARRAYS))[0], "a.ckpt")
+    for name, value in ARRAYS.items():
+        assert step.state[name].asnumpy().tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"w": None}, "w is missing"),
+        ({STATE_PREFIX + "n": None}, "train_state.n is missing"),
+        ({"v": np.float32([1])}, "v is unexpected"),
+        ({"w": np.float32([1, 2, 3])}, r"w has shape \(3,\)"),
+        ({"w": np.float16([1, 2])}, "w has .*Float16"),
+        ({STATE_PREFIX + "n": np.float32([3])}, "train_state.n has .*Float32"),
+    ],
+)
+def test_restore_refuses_what_does_not_fit(change, text):
+    step = Step(ARRAYS)
+    source = {name: value for name, value in {**ARRAYS, **change}.items() if value is not None}
+    with pytest.raises(DataError, match=f"a.ckpt.*{text}"):
+        restore(step, parameters_of(source), "a.ckpt")
+    assert all(np.array_equal(step.state[name].asnumpy(), value) for name, value in ARRAYS.items())
+
+
+def test_metadata_must_be_json(tmp_path):
+    with pytest.raises(TypeError):
+        save(tmp_path / "a.ckpt", PARAMETERS, {"path": Path("x")})
+    assert names(tmp_path) == [] and json.dumps(METADATA)
