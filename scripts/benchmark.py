@@ -27,15 +27,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark_worker import ROOT, BenchmarkError, Side, Worker
+
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("train", "infer", "onnx", "input", "ema")
 JPEG_FILES, JPEG_SIZE = 512, (500, 375)
 EMA_DECAY = 0.9999
@@ -117,7 +117,8 @@ class Benchmark:
     def _network(self, task: str) -> Row:
         sides = self._measure(task, {"project": self._mindspore(task), "plain": self._mindspore(task, measures=False)})
         project = sides["project"]
-        return self._row(task, sides, vs_plain=ratio(project, sides["plain"]), note=f"{1e3 * project.seconds:.1f} ms a step")
+        note = f"{1e3 * project.seconds:.1f} ms a step"
+        return self._row(task, sides, vs_plain=ratio(project, sides["plain"]), note=note)
 
     def _onnx(self) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +131,7 @@ class Benchmark:
 
     def _input(self) -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
-            write_jpegs(Path(folder), JPEG_FILES)
+            write_jpegs(Path(folder), max(JPEG_FILES, 4 * self.batch_size))
             sides = self._measure("input", {"project": self._mindspore("input", path=folder)}, path=folder)
             per_core = sides["project"].images_per_second / self.options.threads
             yield self._row("input", sides, note=f"{per_core:.1f} images/s per core")
@@ -144,19 +145,18 @@ class Benchmark:
     def _row(self, task: str, sides: dict[str, Side], **more: Any) -> Row:
         project = sides["project"]
         vs_torch = ratio(project, sides.get("torch"))
-        if vs_torch is None and task != "ema":
+        if not self.has_torch and task != "ema":
             vs_torch = NO_TORCH
-        row = Row(self.name, task, project.facts.get("batch_size", self.batch_size), project.images_per_second, vs_torch)
-        row.peak_mb, row.first_step_s = project.peak_mb, project.first_step_s
-        for key, value in more.items():
-            setattr(row, key, value)
-        return row
+        return Row(
+            self.name, task, project.facts["batch_size"], project.images_per_second, vs_torch,
+            peak_mb=project.peak_mb, first_step_s=project.first_step_s, **more,
+        )  # fmt: skip
 
     def _spec(self, task: str, **more: Any) -> dict[str, Any]:
-        size = self.options.image_size or self.model.image_size
-        base = {**asdict(self.model), "name": self.name, "task": task, "threads": self.options.threads, "measures": True}
-        recipe = read_recipe(ROOT / self.model.folder / self.model.recipe)
-        return {**base, "image_size": size, "batch_size": self.batch_size, "recipe": recipe, "ema_decay": 0.0, **more}
+        spec = {**asdict(self.model), "name": self.name, "task": task, "batch_size": self.batch_size}
+        spec["image_size"] = self.options.image_size or self.model.image_size
+        spec["recipe"] = read_recipe(ROOT / self.model.folder / self.model.recipe)
+        return {**spec, "threads": self.options.threads, "measures": True, "ema_decay": 0.0, **more}
 
     def _mindspore(self, task: str, **more: Any) -> tuple[str, dict[str, Any]]:
         return "benchmark_mindspore.py", self._spec(task, **more)
@@ -264,7 +264,7 @@ def _tasks(text: str) -> list[str]:
     tasks = text.split(",")
     for task in tasks:
         if task not in TASKS:
-            raise argparse.ArgumentTypeError(f"{task!r} is not a task; a comma-separated list of {','.join(TASKS)} is accepted")
+            raise argparse.ArgumentTypeError(f"{task!r} is not a task; a list of {','.join(TASKS)} is accepted")
     return list(dict.fromkeys(tasks))
 
 
@@ -305,7 +305,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name in MODELS if options.model == "all" else [options.model]:
         benchmark = Benchmark(name, options, options.torch_version is not None)
         rows += benchmark.rows()
-        samples[name] = {task: {key: asdict(side) for key, side in sides.items()} for task, sides in benchmark.sides.items()}
+        for task, sides in benchmark.sides.items():
+            samples[f"{name} {task}"] = {key: asdict(side) for key, side in sides.items()}
     print(format_table(rows), flush=True)
     return {"machine": about, "rows": [asdict(row) for row in rows], "samples": samples}
 

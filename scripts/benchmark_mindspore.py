@@ -6,14 +6,11 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from benchmark_worker import ROOT, Job, serve
+
 import numpy as np
-
-from benchmark import ROOT, serve
-
-Job = tuple[Callable[[], Any], dict[str, Any]]
 
 
 def images_of(spec: dict[str, Any]) -> np.ndarray:
@@ -51,9 +48,10 @@ def build(spec: dict[str, Any]):
 def train(spec: dict[str, Any]) -> Job:
     """The compiled training step of the project."""
     network, facts = build(spec)
+    from src.model_utils.train_step import TrainStep
+
     import mindspore as ms
     from mindspore import nn
-    from src.model_utils.train_step import TrainStep
 
     recipe, parameters = spec["recipe"], network.trainable_params()
     plain = [p for p in parameters if p.name.endswith((".bias", ".gamma", ".beta"))]
@@ -113,18 +111,20 @@ def read_input(spec: dict[str, Any]) -> Job:
     from src.recipe import read_config
 
     options = {
-        "device_target": "CPU", "train_data_dir": spec["path"], "check_images": "false", "batch_size": spec["batch_size"],
-        "image_height": spec["image_size"], "image_width": spec["image_size"], "num_parallel_workers": spec["threads"],
+        "device_target": "CPU", "train_data_dir": spec["path"], "check_images": "false",
+        "batch_size": spec["batch_size"], "image_height": spec["image_size"],
+        "image_width": spec["image_size"], "num_parallel_workers": spec["threads"],
     }  # fmt: skip
     config = read_config([f"--{key}={value}" for key, value in options.items()], "benchmark")
     device = Device("CPU", 0)
     names = find_classes(config, True, device)
 
-    def epoch(seed: int = 1) -> int:
-        dataset = create_dataset(config, True, device, names, seed)
-        return sum(len(images) for images, _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+    def epoch() -> None:
+        dataset = create_dataset(config, True, device, names)
+        for _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            pass
 
-    facts["images"] = epoch()
+    facts["images"] = create_dataset(config, True, device, names).get_dataset_size() * spec["batch_size"]
     return epoch, facts
 
 

@@ -6,6 +6,7 @@ child {"seconds": [...], "peak_mb": ...}; and so on until the parent closes the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -48,16 +49,28 @@ class Side:
 
 
 class Worker:
-    """A child process that repeats one step on demand; see `serve` for what is said over its pipes."""
+    """A child process that repeats one step on demand. Its current directory and its log vanish when it is closed.
+
+    Args:
+        script: file in scripts/ that calls `serve`.
+        spec: what the child needs to know, see the scripts.
+        python: interpreter.
+        environment: its environment variables.
+
+    Raises:
+        BenchmarkError: the child ended; the message holds the last lines of its log.
+    """
 
     def __init__(self, script: str, spec: dict[str, Any], python: str, environment: dict[str, str]):
         self.name = f"{script} {spec['task']}"
-        self.errors = tempfile.TemporaryFile()
+        self.folder = tempfile.TemporaryDirectory()
+        self.log = Path(self.folder.name) / "log"
         start = time.perf_counter()
-        self.process = subprocess.Popen(
-            [python, str(ROOT / "scripts" / script), json.dumps(spec)],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-        )  # fmt: skip
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [python, str(ROOT / "scripts" / script), json.dumps(spec)],
+                env=environment, cwd=self.folder.name, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
         try:
             facts = self._read()
         except BaseException:
@@ -67,11 +80,9 @@ class Worker:
 
     def round(self, steps: int) -> None:
         """Do up to `steps` steps, fewer where they would take more than ROUND_SECONDS."""
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it is dead; _read tells why
             self.process.stdin.write(f"{steps}\n")
             self.process.stdin.flush()
-        except OSError:  # it is dead; _read tells why
-            pass
         answer = self._read()
         self.side.rounds.append(answer["seconds"])
         self.side.peak_mb = answer["peak_mb"]
@@ -81,22 +92,23 @@ class Worker:
         if line:
             return json.loads(line)
         status = self.process.wait()
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        raise BenchmarkError("\n  ".join([f"{self.name} ended with status {status}; its last lines:", *lines[-8:]]))
+        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise BenchmarkError("\n  ".join([f"{self.name} ended with status {status}; its last lines:", *lines[-12:]]))
 
     def close(self) -> None:
-        self.process.stdin.close()
+        """End the child: it leaves when its standard input closes; one in the middle of a long step is killed."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         self.process.stdout.close()
-        self.errors.close()
+        self.folder.cleanup()
 
 
-def serve(job: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any]]]) -> None:
+def serve(job: Callable[[dict[str, Any]], Job]) -> None:
     """The child's side: do a first step, tell the facts, then do as many steps as each line of stdin asks for.
 
     Args:
@@ -113,7 +125,7 @@ def serve(job: Callable[[dict[str, Any]], tuple[Callable[[], Any], dict[str, Any
         print(json.dumps(answer), file=channel, flush=True)
 
 
-def _timed(step: Callable[[], Any], steps: int) -> list[float]:
+def _timed(step: Step, steps: int) -> list[float]:
     seconds: list[float] = []
     while len(seconds) < steps and (not seconds or sum(seconds) + seconds[-1] < ROUND_SECONDS):
         start = time.perf_counter()

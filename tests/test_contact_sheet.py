@@ -2,10 +2,10 @@
 
 import json
 
+import contact_sheet
+
 import pytest
 from PIL import Image
-
-import contact_sheet
 
 CELL_WIDTH = 64 + 2 * contact_sheet.MARGIN
 CELL_HEIGHT = CELL_WIDTH + contact_sheet.TEXT_HEIGHT

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sample_data import digits
+
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-
-from sample_data import digits
 
 RECORD = 1 + 3 * 32 * 32
 PROGRAM = Path(digits.__file__)

@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
-import pytest
-
 import sync_model_utils as sync
+
+import pytest
 
 GOOD = """\
 import os

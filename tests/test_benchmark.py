@@ -1,0 +1,175 @@
+"""Tests of scripts/benchmark.py: its options, its table, its child processes. Nothing here measures anything."""
+
+import json
+import os
+import sys
+from types import SimpleNamespace
+
+import benchmark
+from benchmark_worker import BenchmarkError, Side, Worker
+
+import pytest
+from PIL import Image
+
+JOB = """
+import os, sys
+sys.path.insert(0, {scripts!r})
+from benchmark_worker import serve
+
+def job(spec):
+    print("chatter of a framework")
+    count = []
+
+    def step():
+        count.append(1)
+        if len(count) > spec["lives"]:
+            sys.exit("out of lives")
+
+    return step, {{"images": 4, "folder": os.getcwd()}}
+
+serve(job)
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A worker script whose step can be done `lives` times."""
+    path = tmp_path / "job.py"
+    path.write_text(JOB.format(scripts=str(benchmark.ROOT / "scripts")))
+    return path
+
+
+def side(*rounds, **facts):
+    return Side({"images": 10, "batch_size": 10, **facts}, 1.5, [list(steps) for steps in rounds], 100.0)
+
+
+def start(script, lives):
+    return Worker(str(script), {"task": "count", "lives": lives}, sys.executable, dict(os.environ))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet50"], "tinydarknet"),
+        (["--tasks", "train,sleep"], "'sleep' is not a task; a list of train,infer,onnx,input,ema is accepted"),
+        (["--batch_size", "0"], "'0' is not a whole number from 1 up"),
+        (["--steps", "2.5"], "'2.5' is not a whole number from 1 up"),
+        (["--rounds", "-1"], "--rounds"),
+        (["--image_size", "100"], "100 is not a multiple of 32"),
+        (["--threads", "100000"], "100000 is more than the"),
+        (["--json", "no/such/folder/figures.json"], "is not a file name in an existing folder"),
+        (["--torch_python", "no-such-python"], "no-such-python is not a Python that has PyTorch"),
+        (["--colour"], "--colour"),
+    ],
+)
+def test_wrong_usage_is_named_and_has_status_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tasks_are_taken_once_and_in_the_given_order():
+    assert benchmark.parse(["--tasks", "input,train,input"]).tasks == ["input", "train"]
+
+
+def test_ratio_is_the_median_over_rounds():
+    """The third round met a slow moment of one side only; the second one of both."""
+    ours, theirs = side([1, 1, 9], [4, 4], [1]), side([2, 2, 2], [8, 8], [100])
+    assert benchmark.ratio(ours, theirs) == 2
+    assert benchmark.ratio(ours, None) is None
+    assert ours.images_per_second == 4
+
+
+def test_table_has_aligned_columns_and_dashes_for_what_does_not_apply():
+    rows = [
+        benchmark.Row("net", "train", 32, 47.04, 1.136, 29.6, 1999.4, 4.44, "21.3 ms a step"),
+        benchmark.Row("net", "ema", 32, 40, note="EMA takes 3.0 % of the step"),
+    ]
+    lines = benchmark.format_table(rows).splitlines()
+    assert [line.count("|") for line in lines] == [10] * 4 and len({len(line) for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == list(benchmark.HEADINGS)
+    assert cells[2] == ["net", "train", "32", "47.0", "1.14", "29.60", "1999", "4.4", "21.3 ms a step"]
+    assert cells[3] == ["net", "ema", "32", "40.0", "-", "-", "-", "-", "EMA takes 3.0 % of the step"]
+
+
+def test_absent_torch_is_told_in_the_table(monkeypatch):
+    """The other figures are there; no PyTorch process is started."""
+    scripts = []
+
+    def open_side(self, wanted):
+        scripts.append(wanted[0])
+        return SimpleNamespace(side=side([1.0]), round=lambda steps: None, close=lambda: None)
+
+    monkeypatch.setattr(benchmark.Benchmark, "_open", open_side)
+    options = SimpleNamespace(tasks=["train"], batch_size=10, image_size=64, threads=1, rounds=1, steps=1)
+    (row,) = benchmark.Benchmark("tinydarknet", options, has_torch=False).rows()
+    assert row.vs_torch == "torch not installed" and "torch not installed" in row.cells()
+    assert row.images_per_second == 10 and row.vs_plain == 1
+    assert scripts == ["benchmark_mindspore.py"] * 2
+    list(benchmark.Benchmark("tinydarknet", options, has_torch=True).rows())
+    assert scripts[2:] == ["benchmark_mindspore.py"] * 2 + ["benchmark_torch.py"]
+
+
+def test_a_python_without_torch_has_no_version(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    assert benchmark.torch_version(str(python)) is None
+
+
+def test_different_networks_are_not_compared():
+    with pytest.raises(BenchmarkError, match="'project': 7, 'torch': 8"):
+        benchmark.refuse_other_network({"project": side(parameters=7), "torch": side(parameters=8)})
+    benchmark.refuse_other_network({"project": side(parameters=7), "torch": side(parameters=7), "onnx": side()})
+
+
+def test_worker_does_the_steps_it_is_asked_for_and_cleans_up(script):
+    worker = start(script, lives=100)
+    worker.round(3)
+    worker.round(1)
+    worker.close()
+    assert [len(steps) for steps in worker.side.rounds] == [3, 1]
+    assert worker.side.facts["images"] == 4 and worker.side.peak_mb > 1 and worker.side.first_step_s > 0
+    assert worker.process.returncode == 0 and not os.path.exists(worker.side.facts["folder"])
+
+
+@pytest.mark.parametrize("lives", [0, 2])
+def test_a_dead_worker_is_an_error_with_its_last_lines(script, lives):
+    with pytest.raises(BenchmarkError, match=r"job.py count ended with status 1; its last lines:[\s\S]*out of lives"):
+        start(script, lives).round(5)
+
+
+def test_failure_of_a_side_has_status_1(monkeypatch, capsys):
+    def fail(options):
+        raise BenchmarkError("it ended")
+
+    monkeypatch.setattr(benchmark, "run", fail)
+    assert benchmark.main(["--model", "tinydarknet"]) == 1
+    assert capsys.readouterr().err == "error: it ended\n"
+
+
+def test_figures_are_written_as_json(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark, "run", lambda options: {"rows": [1]})
+    assert benchmark.main(["--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"rows": [1]}
+
+
+def test_pictures_of_the_input_task(tmp_path):
+    benchmark.write_jpegs(tmp_path, 6)
+    files = sorted(tmp_path.glob("*/*.jpg"))
+    assert [f"{file.parent.name}/{file.name}" for file in files][:2] == ["class0/0000.jpg", "class0/0004.jpg"]
+    assert len(files) == 6 and len({file.read_bytes() for file in files}) == 6
+    for file in files:
+        with Image.open(file) as picture:
+            assert picture.size == (500, 375) and picture.format == "JPEG"
+
+
+@pytest.mark.parametrize("name", sorted(benchmark.MODELS))
+def test_registered_model_exists(name):
+    model = benchmark.MODELS[name]
+    source = benchmark.ROOT / model.folder / f"{model.module.replace('.', '/')}.py"
+    assert f"def {model.builder}(" in source.read_text(encoding="utf-8")
+    recipe = benchmark.read_recipe(benchmark.ROOT / model.folder / model.recipe)
+    assert float(recipe["weight_decay"]) >= 0 and recipe["momentum"] > 0

@@ -1,0 +1,44 @@
+"""Two processes on one machine: one run, identical weights, one set of checkpoints, the evaluation of one process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import FOLDER, program, states
+
+MSRUN = Path(sys.executable).parent / "msrun"
+
+
+def launch(cwd: Path, *arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE_NUM": "2", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", str(FOLDER / "scripts/run_distribute_train.sh"), *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not MSRUN.exists() and shutil.which("msrun") is None, reason="msrun comes with MindSpore")
+def test_two_processes_train_as_one(few_digits, tmp_path):
+    options = [
+        "--wait", "--device_target", "CPU", "--dataset_name", "cifar10", "--train_data_dir", few_digits,
+        "--val_data_dir", few_digits, "--image_height", 32, "--image_width", 32, "--batch_size", 8, "--epoch_size", 1,
+        "--cutout_ratio", 0, "--eval_interval", 1, "--ckpt_save_dir", tmp_path / "checkpoints",
+    ]  # fmt: skip
+    result = launch(tmp_path, *options)
+    logs = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*log*") if path.is_file())
+    assert result.returncode == 0, result.stdout + result.stderr + logs[-3000:]
+    assert [path.name for path in states(tmp_path)] == ["train_tinydarknet_cifar10-1_7.ckpt"]  # 112 / (2 * 8)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
+    found = re.search(r"validation after epoch 1: top_1_accuracy (\S+),", logs)
+    alone = program(
+        "eval.py", "--dataset_name", "cifar10", "--val_data_dir", few_digits, "--device_target", "CPU",
+        "--checkpoint_path", states(tmp_path)[-1], "--run_dir", tmp_path / "eval", cwd=tmp_path,
+    )  # fmt: skip
+    top_1 = re.search(r"'top_1_accuracy': ([0-9.]+)", alone.stdout)
+    assert f"{float(top_1[1]):.4f}" == found[1]
