@@ -4,10 +4,6 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from model_utils.config import DataError
 from model_utils.dataset_checks import (
     check_cifar10,
@@ -17,6 +13,10 @@ from model_utils.dataset_checks import (
     image_folder_options,
     require_steps,
 )
+
+import numpy as np
+import pytest
+from PIL import Image
 
 
 def encoded(kind="JPEG", size=(64, 48), mode="RGB", **options):

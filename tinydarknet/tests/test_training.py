@@ -69,22 +69,21 @@ def start(data, out, **changes) -> subprocess.Popen:
     return process
 
 
-def test_ten_times_killed(few_digits, straight, tmp_path):
+def test_ten_times_killed(few_digits, tmp_path):
     """SIGKILL at ten random moments, of the compilation, the steps and the writing of checkpoints."""
-    options = {"ema_decay": 0.9, "eval_interval": 4, **TEN}
-    chance, kills = random.Random(4), 0
-    while kills < 10:
-        process = start(few_digits, tmp_path, resume="auto", **options)
-        try:
-            process.wait(timeout=chance.uniform(0.2, 4.0))
-            break  # it got to the end: the kills that remain would have nothing to interrupt
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-    assert kills >= 3
-    assert train.main(small_run(few_digits, tmp_path, resume="auto", **options)) == 0
-    assert_same(states(tmp_path)[-1], states(straight)[-1])
+    options = {**TEN, "epoch_size": 60, "T_max": 60, "ema_decay": 0.9, "resume": "auto"}
+    chance, last = random.Random(4), "train_tinydarknet_cifar10-60_7.ckpt"
+    for _ in range(10):
+        process = start(few_digits, tmp_path / "killed", **options)
+        time.sleep(chance.uniform(0.1, 3.0))
+        process.kill()
+        process.communicate()
+    killed_at = states(tmp_path / "killed")[-1].name
+    assert killed_at != last, "the run was over before it was killed ten times"
+    for name in ("killed", "straight"):
+        assert train.main(small_run(few_digits, tmp_path / name, **options)) == 0
+    assert states(tmp_path / "killed")[-1].name == last
+    assert_same(states(tmp_path / "killed")[-1], states(tmp_path / "straight")[-1])
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -16,14 +16,12 @@ from .config import UsageError
 class ExponentialMovingAverage(nn.Cell):
     """average = decay * average + (1 - decay) * weight, for all parameters of the network, on the device.
 
-    Batch-norm statistics take part. The average starts from the initial weights; there is no warm-up correction. It is
-    computed as average + (1 - decay) * (weight - average): in float32 decay and 1 - decay do not add up to 1, which puts
-    the average 2e-4 off at a decay of 0.9999.
+    Batch-norm statistics take part. The average starts from the initial weights; there is no warm-up correction.
     """
 
     def __init__(self, network: nn.Cell, decay: float):
         super().__init__(auto_prefix=False)
-        self.decay = decay
+        self.rate = 1.0 - decay  # in float64: the float32 of 0.9999 leaves 1.0002e-4
         weights = list(network.get_parameters())
         self.weights = ms.ParameterTuple(weights)
         self.averages = ms.ParameterTuple(
@@ -33,7 +31,7 @@ class ExponentialMovingAverage(nn.Cell):
     def construct(self):
         for i in range(len(self.weights)):
             difference = self.weights[i] - self.averages[i]
-            ops.assign(self.averages[i], self.averages[i] + (1.0 - self.decay) * difference)
+            ops.assign(self.averages[i], self.averages[i] + self.rate * difference)
 
 
 class TrainStep(nn.Cell):
