@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -374,6 +375,14 @@ def test_nothing_is_read_at_import(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(autouse=True)
+def same_signals():
+    """`run` blocks SIGINT for the rest of a program; here the process goes on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def outcome(monkeypatch, capsys, action, *argv: str) -> tuple:

@@ -63,7 +63,15 @@ def test_tinydarknet_alone(digits, tmp_path):
         )  # fmt: skip
     rows = [json.loads((cwd / ending / "predictions.json").read_text())["predictions"] for ending in ("mindir", "onnx")]
     assert [row["top"][0]["class_index"] for row in rows[0]] == [row["top"][0]["class_index"] for row in rows[1]]
-    text = run(folder, cwd, "postprocess.py", "--result_path", "mindir/result_Files", "--label_file", digits / "pictures/label.txt")
+    text = run(
+        folder,
+        cwd,
+        "postprocess.py",
+        "--result_path",
+        "mindir/result_Files",
+        "--label_file",
+        digits / "pictures/label.txt",
+    )
     assert "'top_1_accuracy': " in text
     after = sorted(path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts)
     assert after == before, "a program wrote into the folder"

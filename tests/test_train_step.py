@@ -248,7 +248,6 @@ def test_averaged_weights():
 FACTORIES = {
     "momentum": lambda network: momentum(network),
     "rmsprop": lambda network: nn.RMSProp(network.trainable_params(), 0.01, momentum=0.9),
-    "sgd": lambda network: nn.SGD(network.trainable_params(), 0.01, momentum=0.9),
     "adam": lambda network: nn.Adam(network.trainable_params(), 0.01),
 }
 OPTIONS = {"ema_decay": 0.9, "loss_scale": 2.0**10, "dynamic_loss_scale": True}

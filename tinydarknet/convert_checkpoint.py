@@ -168,7 +168,9 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs PyTorch; pip install torch, or convert it to .safetensors") from error
+        raise DataError(
+            f"{path}: reading it needs PyTorch; pip install torch, or convert it to .safetensors"
+        ) from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler met
@@ -190,7 +192,9 @@ def read(path: Path, name_map: Mapping[str, str]) -> tuple[dict[str, np.ndarray]
     raise UsageError(f"input={path}: the endings .weights, .ckpt, .pth, .pt and .safetensors are accepted")
 
 
-def convert(weights: Mapping[str, np.ndarray], metadata: dict[str, Any], num_classes: int, source: str) -> dict[str, Any]:
+def convert(
+    weights: Mapping[str, np.ndarray], metadata: dict[str, Any], num_classes: int, source: str
+) -> dict[str, Any]:
     """The network's parameters, all of them filled; another `num_classes` (0: as they are) gives a random head.
 
     Raises:

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path, PurePath
 
 from postprocess import result_names
+from src.inference import read_description
+from src.model_utils import checkpoint
 from src.model_utils import config as configuration
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.dataset_checks import ENDINGS, check_image_folder
@@ -47,9 +49,6 @@ def _pictures(folder: Path) -> list[str]:
 
 def model_classes(path: str) -> list[str] | None:
     """The class names that a .ckpt, .mindir or .onnx file carries; None where it carries none."""
-    from src.inference import read_description  # these import MindSpore, which takes seconds
-    from src.model_utils import checkpoint
-
     about = checkpoint.load(path)[1] if path.endswith(".ckpt") else read_description(Path(path))
     return about.get("class_names")
 

@@ -36,7 +36,9 @@ def evaluate(network: Callable, dataset: Any, batch_size: int, expected: int, de
         counts += (len(labels), hits[:, 0].sum(), hits.any(axis=1).sum())
     images, top_1, top_5 = (int(count) for count in device.sum(counts.tolist()))
     if images != expected:
-        raise DataError(f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline")
+        raise DataError(
+            f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline"
+        )
     return {"top_1_accuracy": top_1 / images, "top_5_accuracy": top_5 / images}
 
 

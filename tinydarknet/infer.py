@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from postprocess import RESULT_ENDING, result_names, unique_names
+from src.annotate import annotate, readable_size
 from src.dataset import eval_transforms
 from src.inference import load_model
 from src.model_utils import config as configuration
@@ -38,11 +39,7 @@ from src.recipe import read_config
 
 import numpy as np
 from mindspore.dataset import vision
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
-
-SMALLEST_SIDE, LARGEST_SIDE = 320, 1280  # of the longer side of an annotated picture, in pixels
-ROWS = 5  # classes written on a picture, at most
-BACKGROUND, TEXT, FIRST_BAR, OTHER_BAR = (24, 26, 32), (245, 245, 245), (30, 110, 200), (70, 78, 94)
+from PIL import Image, UnidentifiedImageError
 
 # ---- Which pictures --------------------------------------------------------------------------------------------------
 
@@ -214,48 +211,6 @@ def table(title: str, top: Sequence[dict[str, Any]]) -> str:
     return "\n".join([title, *rows])
 
 
-def annotate(image: Image.Image, top: Sequence[dict[str, Any]]) -> Image.Image:
-    """A picture with its likeliest classes below it: name, score, and a bar as long as the score."""
-    width = max(image.width, SMALLEST_SIDE)
-    size = max(14, width // 32)
-    font, row = ImageFont.load_default(size=size), int(1.7 * size)
-    entries = top[:ROWS]
-    canvas = Image.new("RGB", (width, image.height + row * len(entries) + size), BACKGROUND)
-    canvas.paste(image, ((width - image.width) // 2, 0))
-    draw = ImageDraw.Draw(canvas)
-    for place, entry in enumerate(entries):
-        y = image.height + size // 2 + place * row
-        right = size + entry["score"] * (width - 2 * size)
-        draw.rectangle((size // 2, y + 1, right, y + row - 3), OTHER_BAR if place else FIRST_BAR)
-        score = f"{entry['score']:.1%}"
-        space = width - 3 * size - draw.textlength(score, font)
-        name = _shortened(entry["class_name"], lambda text, space=space: draw.textlength(text, font) <= space)
-        draw.text((size, y + row // 2), name, TEXT, font, "lm")
-        draw.text((width - size, y + row // 2), score, TEXT, font, "rm")
-    return canvas
-
-
-def readable_size(picture: np.ndarray) -> Image.Image:
-    """A picture (H, W, 3) uint8 as large as text on it needs and not much larger; a whole factor keeps pixels sharp."""
-    image = Image.fromarray(picture)
-    longer = max(image.size)
-    if longer < SMALLEST_SIDE:
-        factor = -(-SMALLEST_SIDE // longer)
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if longer > LARGEST_SIDE:
-        size = [max(1, side * LARGEST_SIDE // longer) for side in image.size]
-        return image.resize(tuple(size), Image.Resampling.LANCZOS)
-    return image
-
-
-def _shortened(text: str, fits: Callable[[str], bool]) -> str:
-    if fits(text):
-        return text
-    while text and not fits(text + "..."):
-        text = text[:-1]
-    return text + "..."
-
-
 def refuse_unsafe_output(folder: Path, inputs: Sequence[Path]) -> None:
     """Raise UsageError where renaming an old output folder would move a file that is needed, or the user's place."""
     target = folder.resolve()
@@ -314,8 +269,6 @@ def check_options(config: Config) -> None:
         raise UsageError("--model_file is missing; give a .mindir, .onnx or .ckpt file")
     if not config.input:
         raise UsageError("--input is missing; give a picture, a folder of pictures or a pattern such as 'dir/*.jpg'")
-    if not config.output_dir:
-        raise UsageError("--output_dir is empty; give a folder for the results")
     if config.top_k < 1 or config.batch_size < 1:
         raise UsageError(f"top_k={config.top_k} batch_size={config.batch_size}: 1 or more is accepted")
 

@@ -162,9 +162,10 @@ class Training:
 
     def _callbacks(self, record: RunRecord | None, interrupt: Interrupt) -> list:
         config, at = self.config, self.position
-        interval = 1 if self.device.target == "CPU" else config.log_interval
+        fetch_interval = 1 if self.device.target == "CPU" else config.log_interval
+        images_per_step = config.batch_size * self.device.size
         progress = Progress(
-            at, config.epoch_size, self.learning_rates, config.batch_size * self.device.size, interval, record
+            at, config.epoch_size, self.learning_rates, images_per_step, config.log_interval, record, fetch_interval
         )
         callbacks = [progress, interrupt]
         if self.val_names is not None:
@@ -172,8 +173,14 @@ class Training:
             metric = "top_1_accuracy" if self.train_step.ema is None else "ema_top_1_accuracy"
             callbacks.append(
                 Evaluate(
-                    at, self._evaluate, save_best, metric, self.metadata, config.epoch_size,
-                    config.eval_interval, record,
+                    at,
+                    self._evaluate,
+                    save_best,
+                    metric,
+                    self.metadata,
+                    config.epoch_size,
+                    config.eval_interval,
+                    record,
                 )  # fmt: skip
             )
         if self.device.is_main:

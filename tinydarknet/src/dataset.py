@@ -189,7 +189,9 @@ def _workers(config: Config) -> int:
         raise UsageError(f"num_parallel_workers={config.num_parallel_workers}: 1 or more is accepted")
     if config.num_parallel_workers > cores and not _workers.noticed:
         _workers.noticed = True
-        get_logger().info("num_parallel_workers=%d clipped to the %d cores of this process", config.num_parallel_workers, cores)
+        get_logger().info(
+            "num_parallel_workers=%d clipped to the %d cores of this process", config.num_parallel_workers, cores
+        )
     return min(config.num_parallel_workers, cores)
 
 

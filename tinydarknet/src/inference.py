@@ -44,7 +44,9 @@ def load_network(path: str | Path, config: Config, use_ema: bool = False) -> tup
         get_logger().info("%s holds weights only: network and preprocessing are those of the recipe", path)
     about = {**description(config, None), **about}
     if about["network"]["name"] != NETWORK:
-        raise DataError(f"checkpoint {path} is of the network {about['network']['name']}; one of {NETWORK} is accepted here")
+        raise DataError(
+            f"checkpoint {path} is of the network {about['network']['name']}; one of {NETWORK} is accepted here"
+        )
     refuse_contradiction(config, about, path)
     network = build_network(about)
     checkpoint.load_weights(network, parameters, path, allow_partial=config.allow_partial_load, use_ema=use_ema)
@@ -66,7 +68,9 @@ def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path
     }
     for key, value in stored.items():
         if key in config.given and config[key] != value:
-            raise UsageError(f"--{key} {config[key]} contradicts {path}, which was made for {value}; leave the option out")
+            raise UsageError(
+                f"--{key} {config[key]} contradicts {path}, which was made for {value}; leave the option out"
+            )
 
 
 def with_input(config: Config, about: dict[str, Any]) -> Config:
@@ -86,7 +90,9 @@ def predict(network: Callable, images: np.ndarray, batch_size: int) -> np.ndarra
     return network(ms.Tensor(images)).asnumpy().astype(np.float32)[: batch_size - missing]
 
 
-def load_model(path: str | Path, config: Config) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any], int | None]:
+def load_model(
+    path: str | Path, config: Config
+) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any], int | None]:
     """A .ckpt, .mindir or .onnx file as a function from images (n, 3, H, W) to logits (n, classes).
 
     Returns:
@@ -110,15 +116,25 @@ def load_model(path: str | Path, config: Config) -> tuple[Callable[[np.ndarray],
 
 
 def read_description(model_path: Path) -> dict[str, Any]:
-    """The JSON file that export.py writes beside a model."""
+    """The JSON file that export.py writes beside a model.
+
+    Raises:
+        DataError: it is not there, or describes something else.
+    """
     path = model_path.with_name(model_path.name + ".json")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        is_ours = about["network"]["name"] == NETWORK and {"input", "class_names", "batch_size"} <= about.keys()
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read ({error}); "
+            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read ({error!r}); "
             "keep the two files together"
         ) from error
+    if not is_ours:
+        raise DataError(
+            f"{path} describes another network than {NETWORK}; give a model that export.py of this folder wrote"
+        )
+    return about
 
 
 def _load_mindir(path: Path) -> Callable[[np.ndarray], np.ndarray]:
@@ -130,8 +146,10 @@ def _load_mindir(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _load_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DataError(f"model_file={path}: reading it needs ONNX Runtime; pip install onnxruntime") from error
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common public base

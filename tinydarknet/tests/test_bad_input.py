@@ -105,7 +105,11 @@ def evaluation_cases(digits: Path, sound: Path, tmp: Path) -> dict[str, tuple[in
     (tmp / "model.onnx").write_bytes(b"onnx")
     config = read_config(["--image_height", "32", "--image_width", "32"], "")
     about = description(config, None)
-    save(tmp / "five.ckpt", tinydarknet(5).parameters_dict(), {**about, "network": {**about["network"], "num_classes": 5}})
+    save(
+        tmp / "five.ckpt",
+        tinydarknet(5).parameters_dict(),
+        {**about, "network": {**about["network"], "num_classes": 5}},
+    )
     save(tmp / "other.ckpt", {"w": tinydarknet(2).conv1.conv.weight}, {**about, "network": {"name": "darknet53"}})
     save(tmp / "lacking.ckpt", {"conv1.conv.weight": tinydarknet(2).conv1.conv.weight}, {})
 
@@ -136,7 +140,9 @@ def test_evaluation(few_digits, sound, tmp_path):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    result = program("eval.py", "--debug", "--device_target", "CPU", "--checkpoint_path", tmp_path / "none.ckpt", cwd=tmp_path)
+    result = program(
+        "eval.py", "--debug", "--device_target", "CPU", "--checkpoint_path", tmp_path / "none.ckpt", cwd=tmp_path
+    )
     assert result.returncode == 1 and "Traceback" in result.stderr and "error: checkpoint" in result.stderr
 
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import FOLDER, program, states
+
+import pytest
 
 MSRUN = Path(sys.executable).parent / "msrun"
 

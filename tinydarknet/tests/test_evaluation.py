@@ -64,7 +64,11 @@ def test_shards_cover_the_data_once(digits):
 
     def labels_of(is_train, rank, size, epoch=1):
         dataset = create_dataset(config, is_train, Device("CPU", 0, rank, size), names, epoch)
-        return [int(label) for _, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True) for label in labels]
+        return [
+            int(label)
+            for _, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+            for label in labels
+        ]
 
     assert [len(labels_of(False, rank, 7)) for rank in range(7)] == [52, 52, 52, 51, 51, 51, 51]
     whole = labels_of(False, 0, 1)

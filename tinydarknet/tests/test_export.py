@@ -99,7 +99,9 @@ def test_failed_export_keeps_the_old_file(tiny, tmp_path, monkeypatch):
 def test_read_only_folder_as_a_program(tiny, tmp_path):
     """The refusal comes as one line and exit status 1 (root may write everywhere, so a file stands in the way)."""
     (tmp_path / "file").write_text("")
-    result = program("export.py", "--device_target", "CPU", "--checkpoint_path", tiny, "--file_name", tmp_path / "file/m")
+    result = program(
+        "export.py", "--device_target", "CPU", "--checkpoint_path", tiny, "--file_name", tmp_path / "file/m"
+    )
     assert result.returncode == 1 and "error: file_name=" in result.stderr and "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == ["file"]
 

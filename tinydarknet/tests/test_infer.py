@@ -1,4 +1,4 @@
-"""infer.py: the same logits as evaluation and as every format of the model, its files, and what it does with bad ones."""
+"""infer.py: the same logits as evaluation and as every format of the model, its files, and what it refuses."""
 
 from __future__ import annotations
 
@@ -174,6 +174,22 @@ def test_exported_models_equal_the_checkpoint(checkpoint, exported, pictures, tm
         np.testing.assert_allclose(found[name], logits, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
+def test_model_gets_whole_batches_only(pictures):
+    shapes = []
+
+    def model(images):
+        shapes.append(images.shape)
+        return images.mean((2, 3))
+
+    paths = [pictures / "temple" / name for name in ("1.jpg", "3.bmp", "1.jpg")]
+    failures = {}
+    operators = eval_transforms(input_spec(read_config(SIZE, "")))
+    found = list(infer.classify(model, operators, [paths[0], Path("absent"), *paths[1:]], 2, failures))
+    assert shapes == [(2, 3, 64, 64)] * 2 and [index for index, _, _ in found] == [0, 2, 3]
+    np.testing.assert_array_equal(found[0][2], found[2][2])
+    assert failures == {Path("absent"): "No such file or directory"}
+
+
 def test_label_list_and_postprocess_equal_evaluation(checkpoint, pictures, tmp_path, capsys):
     names, label_file = sorted(NAMES[:2]), tmp_path / "label.txt"
     run(checkpoint, pictures, tmp_path / "out")
@@ -204,10 +220,13 @@ def test_files_of_a_run(checkpoint, pictures, tmp_path, capsys):
     assert [prediction["file"] for prediction in content["predictions"]] == [str(pictures / file) for file in files]
     for stem, prediction in zip(stems, content["predictions"]):
         check_prediction(prediction["top"], results(out)[stem], 4)
-    console = capsys.readouterr().out
-    first = content["predictions"][0]["top"][0]
-    width = max(len(entry["class_name"]) for entry in content["predictions"][0]["top"])
-    assert f"{pictures / files[0]}\n    1  {first['class_name']:<{width}}  {first['score']:.4f}\n    2  " in console
+    top = content["predictions"][0]["top"]
+    assert f"{infer.table(str(pictures / files[0]), top)}\n" in capsys.readouterr().out
+
+
+def test_table_is_aligned():
+    top = [{"class_name": "cat", "score": 0.75}, {"class_name": "tiger", "score": 0.25}]
+    assert infer.table("a.jpg", top) == "a.jpg\n    1  cat    0.7500\n    2  tiger  0.2500"
 
 
 def check_prediction(top: list[dict], logits: np.ndarray, count: int) -> None:
@@ -268,6 +287,15 @@ def test_name_with_pattern_characters_is_a_name(pictures, tmp_path):
     assert infer.find_pictures(str(tmp_path / "a[1].jpg")) == (tmp_path, [Path("a[1].jpg")])
 
 
+def test_pattern_for_every_depth(pictures, tmp_path):
+    for name in ("a.jpg", "x/b.jpg", "x/y/c.jPg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((pictures / "flower" / "1.jpg").read_bytes())
+    expected = [Path("a.jpg"), Path("x/b.jpg"), Path("x/y/c.jPg")]
+    assert infer.find_pictures(str(tmp_path / "**" / "*.j*")) == (tmp_path, expected)
+    assert infer.find_pictures(str(tmp_path)) == (tmp_path, expected)
+
+
 def test_other_files_are_skipped_with_a_notice(pictures, tmp_path):
     (tmp_path / ".hidden").mkdir()
     for name in ("b.jpg", "a.png", ".hidden/c.jpg", "._b.jpg"):
@@ -290,7 +318,8 @@ def test_same_stem_keeps_every_result(checkpoint, photographs, tmp_path):
     assert list(results(tmp_path / "out")) == ["a.jpg", "a.png"]
 
 
-def test_old_results_are_kept_and_not_classified(checkpoint, pictures, tmp_path):
+def test_old_results_are_kept_and_not_classified(checkpoint, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(infer.time, "strftime", lambda form: "20240102-030405")
     source, out = tmp_path / "in", tmp_path / "in" / "out"
     source.mkdir()
     (source / "a.jpg").write_bytes((pictures / "flower" / "1.jpg").read_bytes())
@@ -299,17 +328,20 @@ def test_old_results_are_kept_and_not_classified(checkpoint, pictures, tmp_path)
     content = run(checkpoint, source, out)
     assert [prediction["file"] for prediction in content["predictions"]] == [str(source / "a.jpg")]
     assert "mine.txt" not in tree(out)
-    (aside,) = (path for path in source.iterdir() if re.fullmatch(r"out_\d{8}-\d{6}", path.name))
+    aside = source / "out_20240102-030405"
     assert "mine.txt" in tree(aside) and "annotated/a.png" in tree(aside)
     run(checkpoint, source, out)  # within the same second: the name with the time stamp is taken
-    assert (aside / "mine.txt").read_text() == "kept" and len(list(source.iterdir())) == 4
+    assert (aside / "mine.txt").read_text() == "kept" and (source / "out_20240102-030405_2").is_dir()
 
 
 def test_name_that_is_not_utf_8(checkpoint, pictures, tmp_path):
     name = os.fsdecode(b"caf\xe9.jpg")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes((pictures / "flower" / "1.jpg").read_bytes())
-    content = run(checkpoint, tmp_path / "in", tmp_path / "out")
+    options = ["--model_file", checkpoint, "--input", tmp_path / "in", "--output_dir", tmp_path / "out"]
+    result = program("infer.py", *options, "--device_target", "CPU", PYTHONIOENCODING="ascii:strict")
+    assert result.returncode == 0, result.stderr
+    content = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
     assert Path(content["predictions"][0]["file"]).is_file()
     assert tree(tmp_path / "out" / "result_Files") == [name.replace(".jpg", ".bin")]
 
@@ -381,9 +413,7 @@ def test_missing_pictures_are_refused(checkpoint, tmp_path, monkeypatch, source,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "options", [{"model_file": ""}, {"input": ""}, {"top_k": 0}, {"batch_size": 0}, {"output_dir": ""}]
-)
+@pytest.mark.parametrize("options", [{"model_file": ""}, {"input": ""}, {"top_k": 0}, {"batch_size": 0}])
 def test_wrong_usage(checkpoint, pictures, tmp_path, options):
     given = {
         "model_file": checkpoint,

@@ -11,7 +11,15 @@ import pytest
 def test_documented_step_schedule():
     rates = get_lr(read_config([], ""), 3)
     assert rates.dtype == np.float32 and rates.shape == (1500,)
-    for epoch, expected in [(0, 0.1), (69, 0.1), (70, 0.03), (140, 0.009), (210, 0.0027), (280, 0.00081), (499, 0.00081)]:
+    for epoch, expected in [
+        (0, 0.1),
+        (69, 0.1),
+        (70, 0.03),
+        (140, 0.009),
+        (210, 0.0027),
+        (280, 0.00081),
+        (499, 0.00081),
+    ]:
         np.testing.assert_allclose(rates[3 * epoch : 3 * epoch + 3], expected, rtol=1e-6)
 
 
@@ -28,10 +36,14 @@ def test_cosine_ends_at_eta_min():
 
 
 def test_step_warmup():
-    np.testing.assert_allclose(warmup_step_lr(0.4, 2, 4, [3], 0.5, warmup_epochs=2), [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.2, 0.2])
+    np.testing.assert_allclose(
+        warmup_step_lr(0.4, 2, 4, [3], 0.5, warmup_epochs=2), [0.1, 0.2, 0.3, 0.4, 0.4, 0.4, 0.2, 0.2]
+    )
 
 
-@pytest.mark.parametrize("option", [["--epoch_size", "0"], ["--T_max", "0"], ["--warmup_epochs", "-1"], ["--lr_init=-1"]])
+@pytest.mark.parametrize(
+    "option", [["--epoch_size", "0"], ["--T_max", "0"], ["--warmup_epochs", "-1"], ["--lr_init=-1"]]
+)
 def test_impossible_values(option):
     with pytest.raises(UsageError, match=option[0].lstrip("-").split("=")[0]):
         get_lr(read_config(option, ""), 1)

@@ -43,8 +43,9 @@ class Progress(Callback):
         epochs: epochs of the whole run.
         learning_rates: one for each step of the whole run.
         images_per_step: over all ranks.
-        log_interval: steps between two fetches of the loss from the device.
+        log_interval: steps between two points of the curves.
         record: curves, or None on ranks that write none.
+        fetch_interval: steps between two fetches of the loss from the device, which wait for it.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Progress(Callback):
         images_per_step: int,
         log_interval: int,
         record: RunRecord | None,
+        fetch_interval: int = 1,
     ):
         _require_positive(log_interval=log_interval)
         self.position, self.epochs, self.learning_rates = position, epochs, learning_rates
         self.images_per_step, self.log_interval, self.record = images_per_step, log_interval, record
+        self.fetch_interval = fetch_interval
         self.is_terminal = sys.stdout.isatty()
         self._start = self._step_end = time.monotonic()
         self._first_total = position.total
@@ -83,7 +86,7 @@ class Progress(Callback):
         at = self.position
         at.step = at.steps_per_epoch if params.dataset_sink_mode else at.step + 1
         self._step_end = time.monotonic()
-        if at.step % self.log_interval == 0 or at.step == at.steps_per_epoch:
+        if at.step % self.fetch_interval == 0 or at.step == at.steps_per_epoch:
             self._report(self._finite_loss(params))
         self._step_end = time.monotonic()
 
@@ -133,7 +136,7 @@ class Progress(Callback):
             self._clear_line()
             get_logger().info("epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
             get_logger().info("result: epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
-        if self.record is not None:
+        if self.record is not None and (is_epoch_end or at.step % self.log_interval == 0):
             self.record.add(at.total, loss=loss, learning_rate=rate, images_per_second=speed)
 
     def _clear_line(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable
 from mindspore.train import Callback, RunContext
 
 from .checkpoint import CheckpointFolder
-from .config import DataError
+from .config import DataError, UsageError
 from .logger import RunRecord, get_logger
 
 SECONDS_BETWEEN_LINES = 30.0  # of the progress, where the console is no terminal
@@ -43,8 +43,9 @@ class Progress(Callback):
         epochs: epochs of the whole run.
         learning_rates: one for each step of the whole run.
         images_per_step: over all ranks.
-        log_interval: steps between two fetches of the loss from the device.
+        log_interval: steps between two points of the curves.
         record: curves, or None on ranks that write none.
+        fetch_interval: steps between two fetches of the loss from the device, which wait for it.
     """
 
     def __init__(
@@ -55,9 +56,12 @@ class Progress(Callback):
         images_per_step: int,
         log_interval: int,
         record: RunRecord | None,
+        fetch_interval: int = 1,
     ):
+        _require_positive(log_interval=log_interval)
         self.position, self.epochs, self.learning_rates = position, epochs, learning_rates
         self.images_per_step, self.log_interval, self.record = images_per_step, log_interval, record
+        self.fetch_interval = fetch_interval
         self.is_terminal = sys.stdout.isatty()
         self._start = self._step_end = time.monotonic()
         self._first_total = position.total
@@ -82,23 +86,22 @@ class Progress(Callback):
         at = self.position
         at.step = at.steps_per_epoch if params.dataset_sink_mode else at.step + 1
         self._step_end = time.monotonic()
-        if at.step % self.log_interval == 0 or at.step == at.steps_per_epoch:
-            loss, scale = (float(output.asnumpy()) if hasattr(output, "asnumpy") else float(output)
-                           for output in params.net_outputs)  # fmt: skip
-            self._refuse_non_finite(loss, scale)
-            self._report(loss)
+        if at.step % self.fetch_interval == 0 or at.step == at.steps_per_epoch:
+            self._report(self._finite_loss(params))
         self._step_end = time.monotonic()
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
-        if self.position.step < self.position.steps_per_epoch:
-            return  # interrupted
+        if self.position.step < self.position.steps_per_epoch:  # interrupted: a checkpoint follows
+            self._finite_loss(run_context.original_args())
+            return
         milliseconds = 1000.0 * (time.monotonic() - self._epoch_start)
         steps = self.position.step - self._epoch_start_step
         get_logger().info("Epoch time: %.3f, per step time: %.3f", milliseconds, milliseconds / max(steps, 1))
 
-    def _refuse_non_finite(self, loss: float, scale: float) -> None:
+    def _finite_loss(self, params: Any) -> float:
+        loss, scale = (float(output.asnumpy()) for output in params.net_outputs)
         if math.isfinite(loss):
-            return
+            return loss
         at, rate = self.position, self._learning_rate()
         self._clear_line()
         raise DataError(
@@ -133,7 +136,7 @@ class Progress(Callback):
             self._clear_line()
             get_logger().info("epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
             get_logger().info("result: epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
-        if self.record is not None:
+        if self.record is not None and (is_epoch_end or at.step % self.log_interval == 0):
             self.record.add(at.total, loss=loss, learning_rate=rate, images_per_second=speed)
 
     def _clear_line(self) -> None:
@@ -154,6 +157,7 @@ class SaveCheckpoint(Callback):
         epochs: int,
         interval: int,
     ):
+        _require_positive(save_checkpoint_epochs=interval)
         self.position, self.folder, self.train_step = position, folder, train_step
         self.metadata, self.epochs, self.interval = metadata, epochs, interval
 
@@ -188,6 +192,7 @@ class Evaluate(Callback):
         interval: int,
         record: RunRecord | None,
     ):
+        _require_positive(eval_interval=interval)
         self.position, self.evaluate, self.save_best, self.metric = position, evaluate, save_best, metric
         self.metadata, self.epochs, self.interval, self.record = metadata, epochs, interval, record
 
@@ -213,16 +218,14 @@ class Evaluate(Callback):
 class Interrupt(Callback):
     """Turns Ctrl-C and SIGTERM into an orderly stop: the step in flight ends, the run stops, `status` is 130 or 143.
 
-    A second signal ends the process at once. Use it as a context manager around the training.
+    A signal between two steps stops the run after the next one, whose end saves the state. A second signal ends the
+    process at once. Use it as a context manager around the training.
     """
 
     def __init__(self):
-        self.signal_number = 0
+        self.status = 0  # until the run stops
+        self._signal_number = 0
         self._before: dict[int, Any] = {}
-
-    @property
-    def status(self) -> int:
-        return 128 + self.signal_number if self.signal_number else 0
 
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -234,17 +237,24 @@ class Interrupt(Callback):
 
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None stands for a handler that is not Python's
 
     def _on_signal(self, number: int, _frame: Any) -> None:
-        if self.signal_number:
+        if self._signal_number:
             os._exit(128 + number)
-        self.signal_number = number
+        self._signal_number = number
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        if self.signal_number:
-            get_logger().info("stopping on signal %d after this step", self.signal_number)
+        if self._signal_number:
+            get_logger().info("stopping on signal %d after this step", self._signal_number)
+            self.status = 128 + self._signal_number
             run_context.request_stop()
+
+
+def _require_positive(**settings: int) -> None:
+    for key, value in settings.items():
+        if value < 1:
+            raise UsageError(f"{key}={value}: 1 or more is accepted")
 
 
 def _duration(seconds: float) -> str:

@@ -65,7 +65,7 @@ def init(config: Config) -> Device:
     target, distributed = config.device_target, world_size(os.environ) > 1
     device_id = _device_id(config)
     if target == "CPU" and not distributed and device_id != 0:
-        raise UsageError(f"device_id={device_id}: device_target CPU has one device, index 0")
+        raise UsageError(f"device_id={device_id} (option or variable DEVICE_ID): the CPU is one device, index 0")
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         if target == "CPU":
@@ -87,15 +87,16 @@ def init(config: Config) -> Device:
 def world_size(environment: Mapping[str, str]) -> int:
     """Number of processes that the launcher (msrun, mpirun or a rank table script) announces; 1 without one."""
     for name in ("MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "RANK_SIZE"):
-        if environment.get(name, "").isdigit():
+        if environment.get(name, "").isdecimal():
             return int(environment[name])
     return 1
 
 
 def _device_id(config: Config) -> int:
-    text = str(config.device_id) if "device_id" in config.given else os.environ.get("DEVICE_ID", str(config.device_id))
-    if not text.isdigit():
-        raise UsageError(f"device_id={text}: an index, 0 or more, is accepted")
+    text = "" if "device_id" in config.given else os.environ.get("DEVICE_ID", "")
+    text = text or str(config.device_id)
+    if not text.isdecimal():
+        raise UsageError(f"device_id={text} (option or variable DEVICE_ID): an index, 0 or more, is accepted")
     return int(text)
 
 

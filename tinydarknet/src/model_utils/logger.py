@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
+import math
 import os
 import socket
 import struct
@@ -60,34 +62,34 @@ class RunRecord:
 
     def __init__(self, run_dir: str | Path, summary_dir: str | Path, first_step: int = 0):
         self.csv_path, self.png_path = Path(run_dir) / "curves.csv", Path(run_dir) / "curves.png"
-        self.rows = self._earlier_rows(first_step)
         self._summary = SummaryWriter(summary_dir)
-        self._write_csv()
+        earlier = [row for row in self._rows() if row[0] <= first_step]
+        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
+        self._write("w", [("step", "name", "value"), *earlier])
 
     def add(self, step: int, **values: float) -> None:
         """Record values of a global step (steps count from 1 over the whole run)."""
         new = [(step, name, float(value)) for name, value in values.items()]
-        self.rows += new
-        with open(self.csv_path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(new)
+        self._write("a", new)
         self._summary.add(step, new)
 
     def close(self) -> None:
         """Draw the curves."""
-        if self.rows:
-            draw_curves(self.rows, self.png_path)
+        draw_curves(self._rows(), self.png_path)
 
-    def _earlier_rows(self, first_step: int) -> list[tuple[int, str, float]]:
-        if not first_step or not self.csv_path.is_file():
-            return []
-        with open(self.csv_path, newline="", encoding="utf-8") as file:
-            rows = [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
-        return [row for row in rows if row[0] <= first_step]
+    def _rows(self) -> list[tuple[int, str, float]]:
+        rows = []
+        if self.csv_path.is_file():
+            with open(self.csv_path, newline="", encoding="utf-8") as file:
+                for row in csv.reader(file):
+                    with contextlib.suppress(ValueError):  # the header, or a line that a full disk has cut short
+                        step, name, value = row
+                        rows.append((int(step), name, float(value)))
+        return rows
 
-    def _write_csv(self) -> None:
-        self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.csv_path, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("step", "name", "value"), *self.rows])
+    def _write(self, mode: str, rows: list[tuple]) -> None:
+        with open(self.csv_path, mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
 
 
 class SummaryWriter:
@@ -135,7 +137,10 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 def draw_curves(rows: list[tuple[int, str, float]], path: str | Path) -> None:
-    """One panel a name: the values over the global step."""
+    """One panel a name: the values over the global step, those that are finite."""
+    rows = [row for row in rows if math.isfinite(row[2])]
+    if not rows:
+        return
     names = list(dict.fromkeys(name for _, name, _ in rows))
     width, height, margin = 640, 200, 48
     image = Image.new("RGB", (width, height * len(names)), "white")

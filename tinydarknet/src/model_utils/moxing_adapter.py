@@ -53,7 +53,6 @@ def job(config: Config, adapt: Callable[[Config], Config], timeout: float = TIME
         yield config
         return
     _check_addresses(config)
-    _moxing()
     ranks = _Ranks(config)
     try:
         ranks.once(lambda: _bring_in(config), timeout)

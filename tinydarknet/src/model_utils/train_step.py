@@ -10,6 +10,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
 from .checkpoint import EMA_PREFIX, STATE_PREFIX
+from .config import UsageError
 
 
 class ExponentialMovingAverage(nn.Cell):
@@ -20,7 +21,7 @@ class ExponentialMovingAverage(nn.Cell):
 
     def __init__(self, network: nn.Cell, decay: float):
         super().__init__(auto_prefix=False)
-        self.decay = decay
+        self.rate = 1.0 - decay  # in float64: the float32 of 0.9999 leaves 1.0002e-4
         weights = list(network.get_parameters())
         self.weights = ms.ParameterTuple(weights)
         self.averages = ms.ParameterTuple(
@@ -29,23 +30,27 @@ class ExponentialMovingAverage(nn.Cell):
 
     def construct(self):
         for i in range(len(self.weights)):
-            ops.assign(self.averages[i], self.decay * self.averages[i] + (1.0 - self.decay) * self.weights[i])
+            difference = self.weights[i] - self.averages[i]
+            ops.assign(self.averages[i], self.averages[i] + self.rate * difference)
 
 
 class TrainStep(nn.Cell):
     """One training step on a batch; called with (images, labels), returns (loss, loss scale).
 
     The loss is float32 and unscaled. Gradients are averaged over the ranks. With a dynamic loss scale a step whose
-    gradients overflow changes nothing but the scale.
+    gradients overflow changes nothing but the scale, and the batch-norm statistics, which the forward pass moves.
 
     Args:
         network: (N, ...) images to predictions; its parameter names stay as they are.
         loss_fn: (predictions, labels) to a scalar.
         optimizer: its loss_scale stays 1: the gradients that it gets are unscaled.
-        loss_scale: fixed scale, or the initial one of the dynamic scale; above 0.
+        loss_scale: fixed scale, or the initial one of the dynamic scale; 1 or more.
         dynamic_loss_scale: double the scale after 2,000 sound steps, halve it on overflow.
         ema_decay: decay of the moving average of the weights, in [0, 1); 0 keeps none.
         size: number of ranks.
+
+    Raises:
+        UsageError: a loss scale or decay out of its range.
     """
 
     def __init__(
@@ -60,11 +65,14 @@ class TrainStep(nn.Cell):
         size: int = 1,
     ):
         super().__init__(auto_prefix=False)
+        if loss_scale < 1:
+            raise UsageError(f"loss_scale={loss_scale}: 1 or more is accepted")
+        if not 0 <= ema_decay < 1:
+            raise UsageError(f"ema_decay={ema_decay}: 0 or more and below 1 is accepted")
         self.network, self.loss_fn, self.optimizer = network, loss_fn, optimizer
         self.weights = optimizer.parameters
         self.dynamic = dynamic_loss_scale
-        scaler = amp.DynamicLossScaler(loss_scale, 2, 2000) if dynamic_loss_scale else amp.StaticLossScaler(loss_scale)
-        self.scaler = scaler
+        self.scaler = amp.DynamicLossScaler(loss_scale, 2, 2000) if self.dynamic else amp.StaticLossScaler(loss_scale)
         self.ema = ExponentialMovingAverage(network, ema_decay) if ema_decay else None
         self.reducer = nn.DistributedGradReducer(self.weights, True, size) if size > 1 else None
         self.grad = ms.value_and_grad(self._scaled_loss, None, self.weights, has_aux=True)
@@ -107,12 +115,13 @@ class TrainStep(nn.Cell):
     def training_state(self) -> dict[str, Parameter]:
         """All that a run needs to go on: weights by their plain names, the rest behind a prefix.
 
-        The learning rates are not state: they follow from the configuration and the optimizer's step.
+        Learning rates and momentum are not state: they follow from the configuration and the optimizer's step.
         """
         state = {p.name: p for p in self.network.get_parameters()}
         own = {id(p) for p in state.values()}
-        rest = [p for p in self.optimizer.get_parameters() if id(p) not in own and p.name != "learning_rate"]
-        state.update({STATE_PREFIX + "optimizer." + p.name: p for p in rest})
+        for p in self.optimizer.get_parameters():
+            if id(p) not in own and p.name != "momentum" and not p.name.startswith("learning_rate"):
+                state[f"{STATE_PREFIX}optimizer.{p.name}"] = p
         if self.ema is not None:
             state.update({p.name: p for p in self.ema.averages})
         if self.dynamic:

@@ -1,0 +1,305 @@
+"""Device, ranks and operators; and the environment that the shared runtime sets when it is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import model_utils
+from model_utils import device_adapter
+from model_utils.config import Config, DataError, UsageError
+from model_utils.device_adapter import Device, leaky_relu, max_pool_2x2, portable_operators, world_size
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+UTILS = str(Path(model_utils.__file__).resolve().parents[1])
+LAUNCHERS = ("MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "RANK_SIZE", "RANK_ID", "DEVICE_ID")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    mode = ms.get_context("mode")
+    yield
+    ms.set_context(mode=mode)
+
+
+def settings(target: str = "CPU", device_id: int = 0, given: bool = False) -> Config:
+    return Config({"device_target": target, "device_id": device_id}, frozenset(["device_id"] if given else []))
+
+
+# ---- device
+
+
+def test_cpu():
+    device = device_adapter.init(settings())
+    assert device == Device("CPU", 0, 0, 1) and device.is_main
+    assert ms.get_context("mode") == ms.GRAPH_MODE and ms.get_context("device_target") == "CPU"
+    assert device_adapter.init(settings()) == device
+
+
+def test_one_process_needs_no_communication(monkeypatch):
+    monkeypatch.setattr(device_adapter, "_join", lambda *_: pytest.fail("communication was started"))
+    for size in ("", "0", "1", "x"):
+        monkeypatch.setenv("RANK_SIZE", size)
+        device = device_adapter.init(settings())
+        assert device.sum([1, 2.5, 2**30 + 1]) == [1, 2.5, 2**30 + 1]
+        device.barrier()
+
+
+@pytest.mark.parametrize("target", ["GPU", "Ascend"])
+@pytest.mark.skipif(os.path.exists("/dev/davinci0") or os.path.exists("/dev/nvidia0"), reason="the device is there")
+def test_unavailable_target(target):
+    with pytest.raises(DataError) as caught:
+        device_adapter.init(settings(target, 1))
+    message = str(caught.value)
+    assert f"device_target={target} device_id=1" in message and "--device_target CPU" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("device_id", [1, 8, 4096])
+def test_cpu_has_one_device(device_id, monkeypatch):
+    with pytest.raises(UsageError, match=f"device_id={device_id}.*one device"):
+        device_adapter.init(settings(device_id=device_id))
+    monkeypatch.setenv("DEVICE_ID", str(device_id))
+    with pytest.raises(UsageError, match=f"device_id={device_id}.*DEVICE_ID"):
+        device_adapter.init(settings())
+
+
+@pytest.mark.parametrize("text", ["-1", "a", "1.5", "²", " 1"])
+def test_device_index_that_cannot_be(text, monkeypatch):
+    monkeypatch.setenv("DEVICE_ID", text)
+    with pytest.raises(UsageError, match="device_id="):
+        device_adapter.init(settings())
+    with pytest.raises(UsageError, match="device_id=-1"):
+        device_adapter.init(settings(device_id=-1, given=True))
+
+
+@pytest.mark.parametrize(
+    "environment, recipe, given, wanted",
+    [(None, 3, False, 3), ("5", 3, False, 5), ("5", 3, True, 3), ("", 3, False, 3), ("5", 0, True, 0)],
+)
+def test_authority_of_the_device_index(environment, recipe, given, wanted, monkeypatch):
+    """Command line, then DEVICE_ID, then recipe."""
+    if environment is not None:
+        monkeypatch.setenv("DEVICE_ID", environment)
+    chosen = []
+    monkeypatch.setattr(ms, "set_device", lambda target, index: chosen.append((target, index)))
+    assert device_adapter.init(settings("GPU", recipe, given)) == Device("GPU", wanted)
+    assert chosen == [("GPU", wanted)]
+
+
+@pytest.mark.parametrize(
+    "environment, wanted",
+    [
+        ({}, 1), ({"RANK_SIZE": "8"}, 8), ({"MS_WORKER_NUM": "4", "RANK_SIZE": "8"}, 4), ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+        ({"RANK_SIZE": ""}, 1), ({"MS_WORKER_NUM": "", "RANK_SIZE": "8"}, 8), ({"RANK_SIZE": "x"}, 1), ({"RANK_SIZE": "²"}, 1),
+    ],
+)  # fmt: skip
+def test_world_size(environment, wanted):
+    assert world_size(environment) == wanted
+
+
+def test_several_processes_join(monkeypatch):
+    """On a device the index is that of the rank on its server, unless DEVICE_ID says otherwise; CPU has index 0 always."""
+    monkeypatch.setattr(device_adapter, "_join", lambda target, index: (target, index))
+    monkeypatch.setattr(ms, "set_device", lambda target, index: None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
+    assert device_adapter.init(settings("GPU")) == ("GPU", 3)
+    monkeypatch.setenv("DEVICE_ID", "2")
+    assert device_adapter.init(settings("GPU")) == ("GPU", 2)
+    assert device_adapter.init(settings("CPU")) == ("CPU", 0)
+
+
+def test_processes_that_do_not_meet(monkeypatch):
+    def fail(_backend):
+        raise RuntimeError("no scheduler\nmore")
+
+    monkeypatch.setattr("mindspore.communication.init", fail)
+    monkeypatch.setenv("RANK_SIZE", "2")
+    monkeypatch.setenv("RANK_ID", "1")
+    with pytest.raises(DataError) as caught:
+        device_adapter.init(settings())
+    assert "did not find each other (RANK_ID=1 RANK_SIZE=2): no scheduler" in str(caught.value)
+
+
+def test_mixed_precision_level():
+    for target, automatic in (("Ascend", "O3"), ("GPU", "O2"), ("CPU", "O0")):
+        assert Device(target, 0).amp_level("auto") == automatic
+    assert [Device("GPU", 0).amp_level(level) for level in ("O0", "O1", "O2", "O3")] == ["O0", "O1", "O2", "O3"]
+    assert Device("CPU", 0).amp_level("O0") == "O0"
+    for level in ("O1", "O2", "O3"):
+        with pytest.raises(UsageError, match=f"amp_level={level}"):
+            Device("CPU", 0).amp_level(level)
+
+
+# ---- operators
+
+
+class Weighted(nn.Cell):
+    """A scalar of an operator's output, so that its gradient can be taken."""
+
+    def __init__(self, operator: nn.Cell):
+        super().__init__()
+        self.operator = operator
+
+    def construct(self, x, weights):
+        return (self.operator(x) * weights).sum()
+
+
+def gradient(operator: nn.Cell, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return ms.grad(Weighted(operator))(Tensor(x), Tensor(weights)).asnumpy()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.01, 0.1, 1.0])
+def test_leaky_relu(slope):
+    random = np.random.default_rng(3)
+    x = np.concatenate([random.normal(size=50) * 10, [-1e-20, 1e-20, -1e30, 1e30]]).astype(np.float32).reshape(2, 27)
+    weights = random.normal(size=x.shape).astype(np.float32)
+    fast, plain = leaky_relu(slope), nn.LeakyReLU(slope)
+    wanted = np.where(x > 0, x, slope * x.astype(np.float64))
+    for cell in (fast, plain):
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), wanted, rtol=3e-7)
+        np.testing.assert_allclose(gradient(cell, x, weights), np.where(x > 0, 1, slope) * weights, rtol=3e-7)
+
+
+def test_leaky_relu_of_special_values():
+    x = np.array([-np.inf, -0.0, 0.0, np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(leaky_relu(0.1)(Tensor(x)).asnumpy(), x)
+    ones = np.ones(4, np.float32)
+    np.testing.assert_allclose(gradient(leaky_relu(0.1), x[:4], ones), [0.1, 0.1, 0.1, 1.0], rtol=1e-6)
+
+
+def pooled(x: np.ndarray) -> np.ndarray:
+    """2x2 maximum with stride 2, a half window at the end of an odd side."""
+    height, width = x.shape[2:]
+    padded = np.pad(x, ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), constant_values=-np.inf)
+    return padded.reshape(*x.shape[:2], (height + 1) // 2, 2, (width + 1) // 2, 2).max((3, 5))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7), (5, 2), (2, 2), (1, 1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool(size, ties):
+    random = np.random.default_rng(4)
+    shape = (2, 3, *size)
+    x = (random.integers(-1, 2, shape) if ties else random.normal(size=shape)).astype(np.float32)
+    fast, plain = max_pool_2x2(), nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="same")
+    assert type(fast) is not type(plain)
+    for cell in (fast, plain):
+        np.testing.assert_array_equal(cell(Tensor(x)).asnumpy(), pooled(x))
+    weights = random.normal(size=pooled(x).shape).astype(np.float32)
+    np.testing.assert_array_equal(gradient(fast, x, weights), gradient(plain, x, weights))
+    np.testing.assert_allclose(gradient(fast, x, weights).sum(), weights.sum(), rtol=1e-4)
+
+
+def test_portable_operators():
+    def names() -> list[str]:
+        return [type(leaky_relu(0.1)).__name__, type(max_pool_2x2()).__name__]
+
+    plain = ["LeakyReLU", "MaxPool2d"]
+    assert names() != plain
+    with portable_operators():
+        assert names() == plain
+        with portable_operators():
+            assert names() == plain
+        assert names() == plain
+    with pytest.raises(KeyError), portable_operators():
+        raise KeyError
+    assert names() != plain
+
+
+def test_other_devices_have_the_plain_operators(monkeypatch):
+    monkeypatch.setattr(ms, "get_context", lambda _key: "Ascend")
+    assert type(leaky_relu(0.1)) is nn.LeakyReLU and type(max_pool_2x2()) is nn.MaxPool2d
+
+
+# ---- environment
+
+
+@pytest.mark.parametrize(
+    "version, avx512, before, after",
+    [
+        ((2, 10), True, None, "AVX2"), ((2, 9), True, None, "AVX2"), ((2, 8), True, None, None), ((2, 10), False, None, None),
+        ((2, 10), True, "ALL", "ALL"), ((2, 10), True, "", ""), (None, True, None, None),
+    ],
+)  # fmt: skip
+def test_cpu_kernels(version, avx512, before, after, monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if before is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", before)
+    monkeypatch.setattr(model_utils, "mindspore_version", lambda: version)
+    monkeypatch.setattr(model_utils, "_has_avx512", lambda: avx512)
+    model_utils.set_cpu_kernels()
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == after
+
+
+@pytest.mark.parametrize("flags, wanted", [("fpu avx2 avx512f avx512bw", True), ("fpu avx2", False)])
+def test_instruction_set_is_read(flags, wanted, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(f"model name\t: avx512f by name only\nflags\t\t: {flags}\nbugs\t\t:\n")
+    monkeypatch.setattr("builtins.open", lambda path, **_: (tmp_path / "cpuinfo").open())
+    assert model_utils._has_avx512() is wanted
+
+
+def test_unreadable_instruction_set(monkeypatch):
+    def fail(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", fail)
+    assert model_utils._has_avx512() is False
+
+
+@pytest.mark.parametrize(
+    "version, text",
+    [("2.6.0", "2.6.*2.7 to 2.10"), ("2.11.0", "2.11.*2.7 to 2.10"), ("1.10.1", "1.10"), (None, "not installed")],
+)
+def test_version_that_is_not_supported(version, text, monkeypatch):
+    def installed(package: str) -> str:
+        if version is None or package != "mindspore":
+            raise metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(metadata, "version", installed)
+    with pytest.raises(ImportError, match=text) as caught:
+        model_utils.check_version()
+    assert "pip install -r requirements.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "version, package", [("2.7.0", "mindspore"), ("2.8.0rc1", "mindspore-ascend"), ("2.10.0", "mindspore")]
+)
+def test_version_that_is_supported(version, package, monkeypatch):
+    def installed(name: str) -> str:
+        if name != package:
+            raise metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(metadata, "version", installed)
+    model_utils.check_version()
+    assert model_utils.mindspore_version() == tuple(int(part) for part in version.split(".")[:2])
+
+
+def test_import_sets_the_environment_before_the_framework():
+    """In a fresh process: the user's value wins, and the variable stands when MindSpore is imported."""
+    code = (
+        "import sys, os\n"
+        f"sys.path.insert(0, {UTILS!r})\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'mindspore':\n"
+        "            print(os.environ.get('ONEDNN_MAX_CPU_ISA'))\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "import model_utils.device_adapter\n"
+    )
+    needed = model_utils.mindspore_version() >= (2, 9) and model_utils._has_avx512()
+    for before, after in ((None, "AVX2" if needed else "None"), ("AVX512_CORE", "AVX512_CORE")):
+        environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+        environment.update({"ONEDNN_MAX_CPU_ISA": before} if before else {})
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.split()[0] == after

@@ -1,0 +1,462 @@
+"""What the README files say holds: their commands, options, links, file trees and defaults, and the quick start itself.
+
+A block ```bash holds commands, run in the folder of its README, with python for the interpreter and /path/to/... for
+what the reader puts in. The checks return findings, so that they can be tried on a README that was broken on purpose.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+OTHER_COMMANDS = {"grep", "head", "pip", "sed", "source"}
+OPERATORS = {";", "&", "&&", "|", "||"}
+PLACEHOLDER = "/path/to/"
+RANK_TABLE = {"server_list": [{"device": [{"device_id": str(i), "rank_id": str(i)} for i in range(2)]}]}
+# Records how it was called; the launchers also ask the interpreter to read the rank table (-c).
+STAND_IN = """#!/usr/bin/env bash
+if [[ "$1" == -c ]]; then exec {python} "$@"; fi
+printf '%s\\n' "$(printf '%q ' "$@")" >>{record}
+"""
+# Reads argument lists from stdin and prints what the folder's configuration has against each.
+READ_CONFIG = """
+import json, sys
+from src.model_utils.config import UsageError
+from src.recipe import read_config
+for argv in json.load(sys.stdin):
+    try:
+        read_config(argv, "")
+    except UsageError as error:
+        print(" ".join(argv), "->", error)
+"""
+
+
+@dataclass(frozen=True)
+class Readme:
+    path: Path
+    text: str
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+@dataclass(frozen=True)
+class Command:
+    """A simple command: assignments before it, its words, and the number of the block that it stands in."""
+
+    environment: tuple[str, ...]
+    words: tuple[str, ...]
+    block: int
+
+    @property
+    def program(self) -> str:
+        return self.words[1] if self.words[0] in ("python", "bash") else ""
+
+
+def read(path: Path) -> Readme:
+    return Readme(path, path.read_text(encoding="utf-8"))
+
+
+READMES = [read(path) for path in [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/README*.md"))]]
+ENGLISH = [readme for readme in READMES if readme.path.name == "README.md"]
+MODELS = [readme for readme in READMES if (readme.folder / "train.py").is_file()]
+
+
+def name(readme: Readme) -> str:
+    return readme.path.relative_to(ROOT).as_posix()
+
+
+every = pytest.mark.parametrize("readme", READMES, ids=name)
+every_english = pytest.mark.parametrize("readme", ENGLISH, ids=name)
+every_model = pytest.mark.parametrize("readme", MODELS, ids=name)
+every_english_model = pytest.mark.parametrize("readme", [r for r in MODELS if r in ENGLISH], ids=name)
+
+
+# ---- Reading a README ------------------------------------------------------------------------------------------------
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language, without the indentation that a list gives them."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+
+
+def section(text: str, heading: str) -> str:
+    """The text below a heading of the second level."""
+    return text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def simple_commands(line: str) -> list[list[str]]:
+    """The words of each simple command of a line, without redirections."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    skip_next = False
+    for word in lexer:
+        if skip_next:
+            skip_next = False
+        elif word in OPERATORS:
+            found.append([])
+        elif word[0] in "<>":
+            skip_next = True
+            if found[-1] and found[-1][-1].isdigit():  # the 2 of 2>&1
+                found[-1].pop()
+        else:
+            found[-1].append(word)
+    return [words for words in found if words]
+
+
+def commands(readme: Readme) -> list[Command]:
+    found = []
+    for number, block in enumerate(blocks(readme.text, "bash")):
+        for line in block.replace("\\\n", " ").splitlines():
+            for words in simple_commands(line):
+                start = next(i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
+                found.append(Command(tuple(words[:start]), tuple(words[start:]), number))
+    return found
+
+
+def is_launcher(command: Command) -> bool:
+    return command.words[0] == "bash" and Path(command.program).name.startswith("run_")
+
+
+def reads_config(program: Path) -> bool:
+    return "read_config(" in program.read_text(encoding="utf-8")
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Each table as rows of cells, the row of dashes left out."""
+    found = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    rows = [[re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()] for table in found]
+    return [[[cell.strip() for cell in row] for row in [table[0], *table[2:]]] for table in rows]
+
+
+def launcher_table(readme: Readme) -> dict[str, tuple[str, str]]:
+    """Arguments and log of each launcher."""
+    rows = [row for table in tables(readme.text) for row in table if re.fullmatch(r"`run_\w+\.sh`", row[0])]
+    return {row[0].strip("`"): (row[2].replace("\\|", "|"), row[3].strip("`")) for row in rows if len(row) == 4}
+
+
+# ---- Checks ----------------------------------------------------------------------------------------------------------
+
+
+def check_programs(readme: Readme) -> list[str]:
+    """Commands that are not known, and programs and files that do not exist."""
+    findings = []
+    for command in commands(readme):
+        if command.words[0] not in OTHER_COMMANDS | {"python", "bash"}:
+            findings.append(f"'{command.words[0]}' is not a command that the documents use")
+        elif command.program and not (readme.folder / command.program).is_file():
+            findings.append(f"{command.program} does not exist")
+        elif command.words[:3] == ("pip", "install", "-r") and not (readme.folder / command.words[3]).is_file():
+            findings.append(f"{command.words[3]} does not exist")
+    return findings
+
+
+def check_config(folder: Path, arguments: list[list[str]]) -> list[str]:
+    """What the configuration of a model folder has against argument lists."""
+    process = subprocess.run(
+        [sys.executable, "-c", READ_CONFIG], cwd=folder, input=json.dumps(arguments), capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
+
+
+def check_options(readme: Readme) -> list[str]:
+    """Options and values that the Python programs do not accept, and options that the other scripts do not name."""
+    findings, configured = [], []
+    for command in commands(readme):
+        path = readme.folder / command.program
+        if not command.program or is_launcher(command) or not path.is_file():
+            continue
+        if command.words[0] == "python" and reads_config(path):
+            configured.append(list(command.words[2:]))
+            continue
+        text = path.read_text(encoding="utf-8")
+        options = [word.split("=")[0] for word in command.words[2:] if word.startswith("--")]
+        findings += [f"{command.program} has no option {option}" for option in options if f'"{option}"' not in text]
+    return findings + (check_config(readme.folder, configured) if configured else [])
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def check_links(readme: Readme) -> list[str]:
+    """Links to files that do not exist, and to headings that do not."""
+    findings = []
+    for target in re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", readme.text, flags=re.DOTALL)):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = readme.folder / file if file else readme.path
+        if not path.exists():
+            findings.append(f"{target} leads nowhere")
+        elif anchor:
+            text = path.read_text(encoding="utf-8") if file else readme.text
+            if anchor not in [slug(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]:
+                findings.append(f"{target}: there is no such heading")
+    return findings
+
+
+def recipe_values(path: Path) -> dict[str, str]:
+    """The values of a recipe, as they are spelled there."""
+    text = path.read_text(encoding="utf-8")
+    values = next(iter(yaml.compose_all(text, Loader=yaml.SafeLoader))).value
+    return {key.value: text[value.start_mark.index : value.end_mark.index].strip() for key, value in values}
+
+
+def check_parameters(readme: Readme) -> list[str]:
+    """Keys and defaults in which the tables of parameters differ from the recipes that their columns name."""
+    found = [table for table in tables(readme.text) if table[0][0] in ("key", "键")]
+    findings, rows = [], [row for table in found for row in table[1:]]
+    base, *others = found[0][0][1:-1]
+    defaults = recipe_values(readme.folder / f"{base}_config.yaml")
+    keys = [row[0].strip("`") for row in rows]
+    findings += [f"{key} is missing in the tables" for key in defaults if key not in keys]
+    findings += [f"{key} is no key, or twice there" for key in keys if key not in defaults or keys.count(key) > 1]
+    for column, recipe in enumerate([base, *others], start=1):
+        values = recipe_values(readme.folder / f"{recipe}_config.yaml")
+        if recipe != base:
+            values = {key: value for key, value in values.items() if value != defaults[key]}
+        for key, row in zip(keys, rows):
+            expected = values.get(key, "")
+            if row[column].strip("`") != expected:
+                findings.append(f"{key}: the table says {row[column]} for {recipe}, the recipe {expected}")
+    return findings
+
+
+def tree_files(tree: str) -> list[str]:
+    """The paths in a tree, which four blanks indent; several names may stand on a line, words of explanation follow."""
+    found, parents = [], []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 4
+        parents = parents[:depth]
+        is_name = re.compile(r"[\w.]+\.(py|sh|md|txt|yaml|toml)|[\w.]+/").fullmatch
+        names = list(itertools.takewhile(is_name, line.split()))
+        found += ["/".join([*parents, entry]).replace("//", "/") for entry in names]
+        if names and names[0].endswith("/"):
+            parents.append(names[0].rstrip("/"))
+    return found
+
+
+def check_tree(readme: Readme) -> list[str]:
+    """Files of the README's tree that do not exist; programs, recipes, launchers and modules that are not in it."""
+    tree = next(block for block in blocks(readme.text, "text") if "README.md" in block)
+    root = readme.folder.parent if tree.startswith(f"{readme.folder.name}/") else readme.folder
+    listed = {root / entry for entry in tree_files(tree)}
+    findings = [f"{path.relative_to(root)} does not exist" for path in sorted(listed) if not path.exists()]
+    if root != readme.folder:
+        patterns = ("*.py", "*.yaml", "scripts/*.sh", "src/*.py", "README*.md")
+        present = [path for pattern in patterns for path in readme.folder.glob(pattern) if path.name != "__init__.py"]
+        findings += [f"{path.relative_to(root)} is not in the tree" for path in sorted(present) if path not in listed]
+    return findings
+
+
+# ---- The README files ------------------------------------------------------------------------------------------------
+
+
+@every
+def test_programs_exist(readme):
+    assert check_programs(readme) == []
+
+
+@every
+def test_options_are_accepted(readme):
+    assert check_options(readme) == []
+
+
+@every
+def test_links_lead_somewhere(readme):
+    assert check_links(readme) == []
+
+
+@every
+def test_trees_show_what_is_there(readme):
+    assert check_tree(readme) == []
+
+
+@every_model
+def test_parameter_tables_equal_the_recipes(readme):
+    assert check_parameters(readme) == []
+
+
+@every
+def test_nothing_is_left_to_do(readme):
+    assert not re.search(r"TODO|FIXME|TBD", readme.text)
+
+
+@pytest.mark.parametrize("readme", [r for r in READMES if r.path.name == "README_CN.md"], ids=name)
+def test_translation_has_the_same_commands_launchers_and_marks(readme):
+    english = read(readme.folder / "README.md")
+    assert commands(readme) == commands(english)
+    forms = [
+        {key: (re.findall("`([^`]+)`", forms), log) for key, (forms, log) in launcher_table(r).items()}
+        for r in (readme, english)
+    ]
+    assert forms[0] == forms[1]
+    assert re.findall("<!--.*?-->", readme.text) == re.findall("<!--.*?-->", english.text)
+    assert [len(table) for table in tables(readme.text)] == [len(table) for table in tables(english.text)]
+
+
+@every_english_model
+def test_launcher_table_equals_the_usage_texts(readme):
+    table = launcher_table(readme)
+    assert sorted(table) == sorted(path.name for path in readme.folder.glob("scripts/run_*.sh"))
+    for launcher, (cell, _) in table.items():
+        script = readme.folder / "scripts" / launcher
+        usage = subprocess.run(["bash", script, "--help"], capture_output=True, text=True, check=True).stdout
+        forms = re.findall(rf"(?:^Usage:|^ +) bash {launcher} ?(.*) \[OPTIONS\]$", usage, re.MULTILINE)
+        documented = re.findall("`([^`]+)`", cell)
+        assert forms == documented or forms == ["", *documented], launcher
+
+
+def fill_in(words: tuple[str, ...], folder: Path) -> list[str]:
+    """The words with existing files and folders for /path/to/..."""
+    filled = []
+    for word in words:
+        if word.startswith(PLACEHOLDER):
+            path = folder / word[len(PLACEHOLDER) :]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                path.write_text(json.dumps(RANK_TABLE))
+            elif path.suffix:
+                path.touch()
+            else:
+                path.mkdir(exist_ok=True)
+            word = str(path)
+        filled.append(word)
+    return filled
+
+
+def run_launcher(readme: Readme, command: Command, place: Path) -> list[list[str]]:
+    """Run a launcher with a stand-in for python and msrun; returns the arguments of every call of a program."""
+    record, run = place / "record", place / "run"
+    run.mkdir()
+    for program in ("python", "msrun"):
+        (place / program).write_text(STAND_IN.format(python=shlex.quote(sys.executable), record=record))
+        (place / program).chmod(0o755)
+    words = fill_in(command.words[2:], place / "files")
+    environment = [*command.environment, f"PYTHON={place / 'python'}"]
+    process = subprocess.run(
+        ["env", *environment, "bash", str(readme.folder / command.program), *words, "--wait"],
+        cwd=run, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    calls = [shlex.split(line) for line in record.read_text().splitlines()]
+    programs = [next(i for i, word in enumerate(call) if word.endswith(".py")) for call in calls]
+    return [call[start:] for call, start in zip(calls, programs)]
+
+
+@every_english_model
+def test_launcher_commands_start_their_programs(readme, tmp_path):
+    """Each one starts an existing program with options that it accepts, and its log is where the table says."""
+    table, calls = launcher_table(readme), []
+    for number, command in enumerate(filter(is_launcher, commands(readme))):
+        place = tmp_path / str(number)
+        place.mkdir()
+        calls += run_launcher(readme, command, place)
+        log = table[Path(command.program).name][1].replace("<i>", "0")
+        assert (place / "run" / log).is_file(), command
+    assert len(calls) >= len(table)
+    assert all((readme.folder / program).is_file() for program, *_ in calls)
+    assert check_config(readme.folder, [arguments for _, *arguments in calls]) == []
+
+
+# ---- The quick start -------------------------------------------------------------------------------------------------
+
+SHORTER = {"digits.py": ["--limit", "64"], "train.py": ["--epoch_size", "1"]}
+DRY = {"train.py", "eval.py", "export.py"}
+
+
+def run_program(readme: Readme, command: Command, place: Path, *options: str) -> str:
+    """Run a command of a README with further options in another directory; returns its output."""
+    program = (readme.folder / command.program).resolve()
+    process = subprocess.run(
+        [sys.executable, str(program), *command.words[2:], *options],
+        cwd=place, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, f"{command.words}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
+    return process.stdout
+
+
+def shape(text: str) -> set[str]:
+    """The lines of a text with N for each number."""
+    return {re.sub(r"\d+(\.\d+)?(e-?\d+)?", "N", line) for line in text.splitlines() if line.strip()}
+
+
+@every_english_model
+def test_quick_start_runs(readme, tmp_path):
+    """Its first block, with less data and one epoch, prints lines of the documented shapes; the rest with the digits is
+    tried with --dry_run."""
+    found = [command for command in commands(readme) if command.words[0] == "python"]
+    quick = [command for command in found if command.block == _quick_start_block(readme)]
+    assert [Path(command.program).name for command in quick][2:5] == ["train.py", "eval.py", "export.py"]
+    output = ""
+    for command in quick:
+        output += run_program(readme, command, tmp_path, *SHORTER.get(Path(command.program).name, []))
+    for heading in ("Quick start", "Training", "Evaluation"):
+        for block in blocks(section(readme.text, heading), "text"):
+            assert shape(block.replace("<current directory>", str(tmp_path))) <= shape(output)
+    others = [command for command in found if command not in quick and "digits" in " ".join(command.words)]
+    assert {"train.py"} <= {command.program for command in others} <= DRY
+    for command in others:
+        assert "dry run" in run_program(readme, command, tmp_path, "--dry_run", "true")
+
+
+def _quick_start_block(readme: Readme) -> int:
+    first = blocks(section(readme.text, "Quick start"), "bash")[0]
+    return blocks(readme.text, "bash").index(first)
+
+
+# ---- The checks themselves -------------------------------------------------------------------------------------------
+
+MODEL_README = ROOT / "tinydarknet" / "README.md"
+
+
+@pytest.mark.parametrize(
+    "check, right, wrong, finding",
+    [
+        (check_programs, "python train.py --eval", "python trian.py --eval", "trian.py does not exist"),
+        (check_programs, "pip install -r requirements.txt", "pip install -r needs.txt", "needs.txt does not exist"),
+        (check_programs, "grep ", "gerp ", "'gerp' is not a command"),
+        (check_options, "--eval_interval 10\n", "--eval_intervall 10\n", "unknown option '--eval_intervall'"),
+        (check_options, "--epoch_size 15", "--epoch_size many", "epoch_size='many'"),
+        (check_options, "--layout cifar10", "--lay_out cifar10", "digits.py has no option --lay_out"),
+        (check_options, "--class_names", "--classes", "convert_checkpoint.py has no option --classes"),
+        (check_links, "(README_CN.md)", "(README_DE.md)", "README_DE.md leads nowhere"),
+        (check_links, "(#export)", "(#exports)", "#exports: there is no such heading"),
+        (check_links, "(../README.md#devices)", "(../README.md#device)", "there is no such heading"),
+        (check_parameters, "| `128` | `32` |", "| `128` | `64` |", "batch_size: the table says `64` for cifar10"),
+        (check_parameters, "| `lr_gamma` | `0.3`", "| `lr_gamma` | `0.5`", "lr_gamma: the table says `0.5`"),
+        (check_parameters, "| `lr_gamma` |", "| `lr_gama` |", "lr_gamma is missing"),
+        (check_tree, "    eval.py ", "    evaluate.py ", "evaluate.py does not exist"),
+        (check_tree, "    eval.py ", "    ", "eval.py is not in the tree"),
+    ],
+)
+def test_a_broken_readme_is_found(check, right, wrong, finding):
+    readme = read(MODEL_README)
+    assert right in readme.text
+    broken = replace(readme, text=readme.text.replace(right, wrong))
+    assert any(finding in found for found in check(broken)), check(broken)
+
+
+def test_simple_commands():
+    line = "A=1 python a.py --x 'b c' > log 2>&1 & grep \"loss is \" log | head -n 1 # a comment"
+    assert simple_commands(line) == [
+        ["A=1", "python", "a.py", "--x", "b c"],
+        ["grep", "loss is ", "log"],
+        ["head", "-n", "1"],
+    ]
