@@ -253,8 +253,10 @@ def tree_files(tree: str) -> list[str]:
 
 
 def check_tree(readme: Readme) -> list[str]:
-    """Files of the README's tree that do not exist; programs, recipes, launchers and modules that are not in it."""
-    tree = next(block for block in blocks(readme.text, "text") if "README.md" in block)
+    """Files of the README's tree that do not exist; for a model, programs and modules that are not in it."""
+    tree = next((block for block in blocks(readme.text, "text") if "README.md" in block), None)
+    if tree is None:
+        return ["there is no tree of the files"] if (readme.folder / "train.py").is_file() else []
     root = readme.folder.parent if tree.startswith(f"{readme.folder.name}/") else readme.folder
     listed = {root / entry for entry in tree_files(tree)}
     findings = [f"{path.relative_to(root)} does not exist" for path in sorted(listed) if not path.exists()]

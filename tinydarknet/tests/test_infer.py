@@ -13,6 +13,7 @@ import export
 import infer
 import postprocess
 from conftest import program
+from src import annotate
 from src.dataset import create_dataset, eval_transforms, input_spec
 from src.inference import description, load_network, predict
 from src.model_utils.checkpoint import save
@@ -262,7 +263,7 @@ def test_bar_is_as_long_as_the_score():
     lengths = []
     for score in (0.25, 0.75):
         canvas = np.asarray(infer.annotate(shown, [{"class_name": "", "score": score}]))
-        lengths.append((canvas[320:] == infer.FIRST_BAR).all(axis=2).any(axis=0).sum())
+        lengths.append((canvas[320:] == annotate.FIRST_BAR).all(axis=2).any(axis=0).sum())
     assert lengths[1] - lengths[0] == pytest.approx(0.5 * (320 - 28), abs=2)
 
 
