@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-import yaml
-
 from model_utils import config as configuration
 from model_utils.config import Config, DataError, UsageError, get_config
+
+import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = """\

@@ -247,6 +247,11 @@ def main(argv: list[str] | None = None) -> None:
     if names is not None and len(names) != metadata["network"]["num_classes"]:
         raise UsageError(f"class_names={options.class_names}: {metadata['network']['num_classes']} names are needed")
     checkpoint.save(options.output, parameters, {**metadata, "class_names": names, "source": options.input.name})
+    if names is None and options.input.suffix == ".weights":
+        print(
+            "notice: darknet orders the ImageNet classes by its data/imagenet.labels.list, not by folder name: give that "
+            "list with --class_names before you evaluate or predict with these weights"
+        )
     print(f"{len(weights)} weights of {options.input} -> {options.output}: {json.dumps(metadata['network'])}")
 
 

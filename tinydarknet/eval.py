@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config)
         logger = init_logger(config.run_dir, "eval.log", device.rank)
-        network, about = load_network(config.checkpoint_path, config)
+        network, about = load_network(config.checkpoint_path, config, use_ema=config.use_ema)
         names = match_classes(find_classes(config, False, device), about, config)
         config = with_input(config, about)
         dataset = create_dataset(config, False, device, names)

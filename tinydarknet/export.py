@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         path = output_path(config)
         refuse_bad_target(path)
         with device_adapter.portable_operators():
-            network, about = load_network(config.checkpoint_path, config, use_ema=config.ema_decay > 0)
+            network, about = load_network(config.checkpoint_path, config, use_ema=config.use_ema)
         if config.dry_run:
             logger.info("dry run: everything was built, nothing was exported")
             return

@@ -17,7 +17,7 @@ from src.model_utils.checkpoint import CheckpointFolder
 from src.model_utils.config import Config, DataError, UsageError
 from src.model_utils.dataset_checks import data_error, require_steps
 from src.model_utils.device_adapter import Device
-from src.model_utils.logger import RunRecord, init_logger
+from src.model_utils.logger import RunRecord, get_logger, init_logger
 from src.model_utils.train_step import TrainStep
 from src.recipe import read_config
 
@@ -25,17 +25,36 @@ import mindspore as ms
 from mindspore import nn
 
 
-def create_network(config: Config, about: dict[str, Any]) -> nn.Cell:
-    """The network with random weights, or with those of checkpoint_path where pre_trained is set."""
+def create_network(config: Config, about: dict[str, Any], pretrained: tuple[dict, dict] | None = None) -> nn.Cell:
+    """The network with random weights, or with `pretrained` ones (parameters and metadata of a checkpoint).
+
+    Pretrained weights bring their own activation slope and batch-norm epsilon, which `about` then says as well.
+    """
     ms.set_seed(config.seed)
+    if pretrained is None:
+        return build_network(about).set_train()
+    parameters, metadata = pretrained
+    about["network"] = {**about["network"], **metadata.get("network", {}), "num_classes": config.num_classes}
     network = build_network(about)
-    if config.pre_trained:
-        parameters, _ = checkpoint.load(config.checkpoint_path)
-        head = [name for name in network.parameters_dict() if name.startswith("conv16.")] if config.reset_head else []
-        checkpoint.load_weights(
-            network, parameters, config.checkpoint_path, allow_partial=config.allow_partial_load, reset_head=head
-        )
+    head = [name for name in network.parameters_dict() if name.startswith("conv16.")] if config.reset_head else []
+    checkpoint.load_weights(
+        network, parameters, config.checkpoint_path, allow_partial=config.allow_partial_load, reset_head=head
+    )
     return network.set_train()
+
+
+def with_pretrained_input(config: Config, metadata: dict[str, Any]) -> Config:
+    """The recipe with the mean and std that the pretrained weights expect, unless the command line gives others."""
+    changes = {
+        key: metadata["input"][key]
+        for key in ("mean", "std")
+        if "input" in metadata and key not in config.given and metadata["input"][key] != config[key]
+    }
+    for key, value in changes.items():
+        get_logger().info(
+            "%s is %s, as the weights of %s expect, not %s", key, value, config.checkpoint_path, config[key]
+        )
+    return config.replace(**changes)
 
 
 def create_loss(config: Config) -> nn.Cell:
@@ -90,8 +109,11 @@ class Training:
                 f"train_data_dir={config.train_data_dir} has {self.names[:5]} ...; both need the same class names"
             )
         self.steps = require_steps(count_images(config, True), config.batch_size, device.size)
+        pretrained = checkpoint.load(config.checkpoint_path) if config.pre_trained else None
+        if pretrained is not None:
+            self.config = config = with_pretrained_input(config, pretrained[1])
         self.about = description(config, self.names)
-        self.network = create_network(config, self.about)
+        self.network = create_network(config, self.about, pretrained)
         self.learning_rates = get_lr(config, self.steps)
         self.train_step = create_train_step(config, self.network, self.learning_rates, device)
         prefix = f"train_tinydarknet_{config.dataset_name}"
@@ -137,7 +159,7 @@ class Training:
             return 0
         record = self._start_record() if self.device.is_main else None
         model = ms.Model(self.train_step)
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, self._profile():
             callbacks = self._callbacks(record, interrupt)
             try:
                 while self.position.epoch <= config.epoch_size and not interrupt.status:
@@ -153,6 +175,13 @@ class Training:
                 if record is not None:
                     record.close()
         return interrupt.status
+
+    def _profile(self) -> contextlib.AbstractContextManager:
+        if not self.config.enable_profiling:
+            return contextlib.nullcontext()
+        from mindspore.profiler import profile, tensorboard_trace_handler
+
+        return profile(on_trace_ready=tensorboard_trace_handler(str(Path(self.config.run_dir) / "profile")))
 
     def _start_record(self) -> RunRecord:
         config, run_dir = self.config, Path(self.config.run_dir)

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 
+import eval as evaluation
 import train
 from conftest import FOLDER, assert_same, contents, program, small_run, states
-from src.model_utils.checkpoint import load
+from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError
+from src.tinydarknet import tinydarknet
 
 import numpy as np
 import pytest
@@ -220,6 +222,35 @@ def test_fine_tuning_from_another_class_count(few_digits, straight, tmp_path):
     trained, original = contents(states(tmp_path)[-1]), contents(source)
     np.testing.assert_array_equal(trained["conv7.conv.weight"], original["conv7.conv.weight"])
     assert trained["conv16.conv.weight"].shape[0] == 12
+
+
+def test_pretrained_weights_bring_their_numerics(few_digits, tmp_path):
+    """Slope, epsilon, mean and std of the weights; the command line's mean goes before them."""
+    network = {"name": "tinydarknet", "num_classes": 10, "negative_slope": 0.2, "bn_eps": 1e-3, "legacy_head": True}
+    about = {"network": network, "input": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}
+    save(tmp_path / "zoo.ckpt", tinydarknet(10, 0.2, 1e-3, True).parameters_dict(), about)
+    options = small_run(few_digits, tmp_path, epoch_size=1, pre_trained=True, checkpoint_path=tmp_path / "zoo.ckpt")
+    assert train.main([*options, "--std", "0.5,0.5,0.5"]) == 0
+    _, stored = load(states(tmp_path)[-1])
+    assert stored["network"] == network
+    assert stored["input"]["mean"] == [0, 0, 0] and stored["input"]["std"] == [0.5, 0.5, 0.5]
+
+
+def test_profile(few_digits, tmp_path):
+    assert train.main(small_run(few_digits, tmp_path, epoch_size=1, batch_size=50, enable_profiling=True)) == 0
+    assert list((tmp_path / "run" / "profile").rglob("trace_view.json"))
+
+
+def test_moving_average_of_a_training_state(straight, few_digits, tmp_path, capsys):
+    """--use_ema evaluates what the training said of the average; without an average it is an error."""
+    options = ["--dataset_name", "cifar10", "--val_data_dir", str(few_digits), "--device_target", "CPU"]
+    options += ["--run_dir", str(tmp_path), "--use_ema", "true", "--checkpoint_path"]
+    evaluation.main([*options, str(states(straight)[-1])])
+    said = float(re.search(r"'top_1_accuracy': ([0-9.]+)", capsys.readouterr().out)[1])
+    rows = list(csv.DictReader((straight / "run/curves.csv").open()))
+    assert said == float([row["value"] for row in rows if row["name"] == "ema_top_1_accuracy"][-1])
+    with pytest.raises(DataError, match="no moving average"):
+        evaluation.main([*options, str(straight / "checkpoints/0/train_tinydarknet_cifar10_best.ckpt")])
 
 
 def test_dynamic_loss_scale_resumes_bit_for_bit(few_digits, tmp_path):

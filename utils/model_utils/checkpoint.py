@@ -141,8 +141,8 @@ def _weights(parameters, wanted, source, use_ema) -> dict[str, Any]:
     """The raw or averaged weights among the parameters of a file."""
     weights = {name: value for name, value in parameters.items() if name in wanted or not NO_WEIGHTS.fullmatch(name)}
     averages = {name[len(EMA_PREFIX) :]: value for name, value in parameters.items() if name.startswith(EMA_PREFIX)}
-    if use_ema and not averages and any(name.startswith(STATE_PREFIX) for name in parameters):
-        raise DataError(f"checkpoint {source} is of a training without a moving average; give --ema_decay 0")
+    if use_ema and not averages:
+        raise DataError(f"checkpoint {source} holds no moving average; leave --use_ema out")
     return {**weights, **averages} if use_ema else weights
 
 
