@@ -113,7 +113,7 @@ class Run:
         at, record = self.position, RunRecord(self.path, self.path / "summary", self.position.total)
         model = ms.Model(self.step)
         with Interrupt() as interrupt:
-            progress = Progress(at, self.epochs, self.rates, BATCH, self.log_interval, record)
+            progress = Progress(at, self.epochs, self.rates, BATCH, self.log_interval, record, self.log_interval)
             callbacks = [progress, Act(at, **actions), interrupt]
             if evaluate is not None:
                 metrics = lambda: {"accuracy": evaluate(), "other": 0.5}  # noqa: E731
