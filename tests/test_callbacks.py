@@ -78,9 +78,10 @@ class Act(Callback):
 class Run:
     """A training as the models' train.py has it: one pipeline and one call of Model.train for each epoch."""
 
-    def __init__(self, folder: Path, epochs: int = 2, save_interval: int = 1, log_interval: int = 1, bad_step: int = 0):
+    def __init__(self, folder: Path, epochs=2, save_interval=1, log_interval=1, fetch_interval=None, bad_step=0):
         self.path, self.epochs, self.bad_step = folder, epochs, bad_step
         self.save_interval, self.log_interval = save_interval, log_interval
+        self.fetch_interval = fetch_interval or log_interval
         ms.set_seed(1)
         network = nn.Dense(4, 2).set_train()
         self.rates = np.linspace(0.1, 0.01, epochs * STEPS).astype(np.float32)
@@ -113,7 +114,7 @@ class Run:
         at, record = self.position, RunRecord(self.path, self.path / "summary", self.position.total)
         model = ms.Model(self.step)
         with Interrupt() as interrupt:
-            progress = Progress(at, self.epochs, self.rates, BATCH, self.log_interval, record, self.log_interval)
+            progress = Progress(at, self.epochs, self.rates, BATCH, self.log_interval, record, self.fetch_interval)
             callbacks = [progress, Act(at, **actions), interrupt]
             if evaluate is not None:
                 metrics = lambda: {"accuracy": evaluate(), "other": 0.5}  # noqa: E731
@@ -222,14 +223,17 @@ def test_log_interval(tmp_path):
     assert run.log.count("result: epoch") == 2
 
 
-def test_progress_on_a_terminal(tmp_path, capsys):
-    """One line that is written over, and whole lines at the end of an epoch."""
+def test_progress_on_a_terminal(tmp_path, capsys, monkeypatch):
+    """One line with a bar that is written over and fits the terminal, and whole lines at the end of an epoch."""
+    monkeypatch.setenv("COLUMNS", "70")
     run = Run(tmp_path)
     progress = Progress(run.position, 2, run.rates, BATCH, 1, None)
     progress.is_terminal = True
     ms.Model(run.step).train(1, run.dataset(), [progress], dataset_sink_mode=False)
     text = capsys.readouterr().out
-    assert text.count("\r\x1b[Kepoch 1/2 step") == STEPS
+    lines = re.findall(r"\r\x1b\[K([^\r\n]*)", text)
+    assert [line[:32] for line in lines] == [f"[{'#' * n}{'.' * (20 - n)}] epoch 1/2" for n in (4, 8, 12, 16, 20)]
+    assert max(map(len, lines)) == 69
     assert re.search(r"step 5/5 [^\n]*\nepoch: 1 step: 5, loss is \S+\nresult: epoch: 1 ", text)
     assert "epoch 1/2 step" not in run.log
 
@@ -416,6 +420,13 @@ def test_non_finite_loss_between_two_looks(tmp_path):
     with pytest.raises(DataError, match="epoch 2 step 5"):
         run.train()
     assert run.saved == ["1_5"]
+
+
+def test_loss_is_looked_at_more_often_than_recorded(tmp_path):
+    run = Run(tmp_path, epochs=2, log_interval=3, fetch_interval=1, bad_step=9)
+    with pytest.raises(DataError, match="epoch 2 step 4"):
+        run.train()
+    assert list(run.curve()) == [3, 5, 8]
 
 
 def test_interrupt_after_a_non_finite_loss_saves_nothing(tmp_path):

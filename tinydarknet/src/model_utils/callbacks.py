@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from .checkpoint import CheckpointFolder
 from .config import DataError, UsageError
 from .logger import RunRecord, get_logger
 
+BAR_WIDTH = 20  # characters of an epoch's progress bar
 SECONDS_BETWEEN_LINES = 30.0  # of the progress, where the console is no terminal
 
 
@@ -126,7 +128,9 @@ class Progress(Callback):
         )
         is_epoch_end = at.step == at.steps_per_epoch
         if self.is_terminal:
-            sys.stdout.write("\r\x1b[K" + line)
+            done = BAR_WIDTH * at.step // at.steps_per_epoch
+            bar = f"[{'#' * done}{'.' * (BAR_WIDTH - done)}] {line}"
+            sys.stdout.write("\r\x1b[K" + bar[: shutil.get_terminal_size().columns - 1])
             sys.stdout.flush()
             self._shown = True
         elif is_epoch_end or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
