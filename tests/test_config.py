@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from model_utils import config as configuration
@@ -224,6 +225,7 @@ def test_bare_boolean_flag(read):
         ("--lr_init 1,2", ["lr_init='1,2'", "number"]),
         ("--epoch_size 0.5", ["epoch_size='0.5'", "integer"]),
         ("--epoch_size 1e400", ["epoch_size='1e400'", "integer"]),
+        ("--lr_init " + "9" * 400, ["lr_init='999", "number"]),
         ("--epoch_size 2", ["epoch_size='2'", "1, 10, 90"]),
         ("--use_ema 2", ["use_ema='2'", "true or false"]),
         ("--use_ema=", ["use_ema=''", "true or false"]),
@@ -417,6 +419,30 @@ def test_exit_status(monkeypatch, capsys, error, status, text):
 @pytest.mark.parametrize("value, status", [(None, None), (0, 0), (130, 130)])
 def test_status_of_the_program_is_kept(monkeypatch, capsys, value, status):
     assert outcome(monkeypatch, capsys, lambda: value) == (status, "")
+
+
+LONG_CALL = """
+import hashlib, sys
+sys.path.insert(0, {utils!r})
+from model_utils import config
+def main():
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", {rounds})  # returns to no handler before its end
+config.run(main)
+"""
+
+
+@pytest.mark.parametrize("signals, rounds, text", [(1, 3_000_000, "interrupted\n"), (2, 2_000_000_000, "")])
+def test_ctrl_c_in_a_long_call(signals, rounds, text):
+    """The first one waits for the end of the call, the second one ends the process at once."""
+    code = LONG_CALL.format(utils=str(ROOT / "utils"), rounds=rounds)
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "begun\n"
+    for _ in range(signals):
+        time.sleep(0.1)
+        program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 130 and errors.endswith(text) and "Traceback" not in errors, errors
 
 
 def test_a_bug_is_not_hidden(monkeypatch, capsys):

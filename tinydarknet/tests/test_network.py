@@ -78,7 +78,11 @@ def test_spellings_have_the_same_gradients():
         network.set_train()
         loss_fn = nn.CrossEntropyLoss()
         weights = ms.ParameterTuple(network.trainable_params())
-        loss, grads = ms.value_and_grad(lambda x, y: loss_fn(network(x), y), None, weights)(images, labels)
+
+        def forward(x, y):
+            return loss_fn(network(x), y)
+
+        loss, grads = ms.value_and_grad(forward, None, weights)(images, labels)
         return float(loss.asnumpy()), [grad.asnumpy() for grad in grads]
 
     loss, grads = gradients(False)

@@ -183,12 +183,13 @@ def test_label_list_of_class_folders(tmp_path, capsys, monkeypatch):
 
 def test_label_list_follows_the_classes_of_the_model(tmp_path):
     root = write_class_folders(tmp_path / "val", "dog/a.jpg", "ant/b.jpg")
-    (tmp_path / "m.onnx.json").write_text(json.dumps({"class_names": ["dog", "cat", "ant"]}))
+    about = {"network": {"name": "tinydarknet"}, "input": {}, "batch_size": 1}
+    (tmp_path / "m.onnx.json").write_text(json.dumps({**about, "class_names": ["dog", "cat", "ant"]}))
     label_file = tmp_path / "label.txt"
     options = ["--input", str(root), "--label_file", str(label_file), "--model_file", str(tmp_path / "m.onnx")]
     create_label_list.main(options)
     assert label_file.read_text() == "b:2\na:0\n"
-    (tmp_path / "m.onnx.json").write_text(json.dumps({"class_names": ["dog", "cat"]}))
+    (tmp_path / "m.onnx.json").write_text(json.dumps({**about, "class_names": ["dog", "cat"]}))
     with pytest.raises(DataError, match="'ant'"):
         create_label_list.main(options)
 

@@ -12,6 +12,7 @@ import _thread
 import argparse
 import difflib
 import math
+import os
 import re
 import signal
 import sys
@@ -145,13 +146,15 @@ def run(main: Callable[[], Any]) -> None:
 def _watch_for_interrupts() -> None:
     """Have a thread of its own wait for SIGINT and hand it to the Python handler of the main thread.
 
-    While a graph runs, MindSpore's own handler of SIGINT turns it into SIGTERM. A blocked signal reaches no handler.
+    While a graph runs, MindSpore's own handler of SIGINT turns it into SIGTERM. A blocked signal reaches no handler. The
+    second SIGINT ends the process from here: the main thread may be in a compilation of minutes.
     """
 
     def watch() -> None:
-        while True:
-            signal.sigwait({signal.SIGINT})
-            _thread.interrupt_main()
+        signal.sigwait({signal.SIGINT})
+        _thread.interrupt_main()
+        signal.sigwait({signal.SIGINT})
+        os._exit(130)
 
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
