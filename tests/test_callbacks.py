@@ -19,6 +19,7 @@ from model_utils import checkpoint
 from model_utils.callbacks import Evaluate, Interrupt, Position, Progress, SaveCheckpoint
 from model_utils.checkpoint import CheckpointFolder
 from model_utils.config import DataError, UsageError
+from model_utils.device_adapter import Device
 from model_utils.logger import RunRecord, get_logger, init_logger
 from model_utils.train_step import TrainStep
 
@@ -31,6 +32,8 @@ from mindspore.train import Callback
 
 STEPS, BATCH = 5, 4
 PREFIX = "train_net_data"
+
+CPU = Device("CPU", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +116,7 @@ class Run:
         """`evaluate` gives an accuracy; `actions` are those of Act."""
         at, record = self.position, RunRecord(self.path, self.path / "summary", self.position.total)
         model = ms.Model(self.step)
-        with Interrupt() as interrupt:
+        with Interrupt(CPU, at) as interrupt:
             progress = Progress(at, self.epochs, self.rates, BATCH, self.log_interval, record, self.fetch_interval)
             callbacks = [progress, Act(at, **actions), interrupt]
             if evaluate is not None:
@@ -368,10 +371,10 @@ def test_real_ctrl_c(tmp_path):
 
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Interrupt() as interrupt:
+    with Interrupt(CPU, Position(1)) as interrupt:
         assert signal.getsignal(signal.SIGINT) == interrupt._on_signal == signal.getsignal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-    with pytest.raises(KeyError), Interrupt():
+    with pytest.raises(KeyError), Interrupt(CPU, Position(1)):
         raise KeyError
     assert signal.getsignal(signal.SIGINT) == before[0] and interrupt.status == 0
 
@@ -379,7 +382,7 @@ def test_handlers_are_put_back():
 def test_handler_that_is_not_pythons(monkeypatch):
     """signal.signal gives None for a handler that a library has set, and does not take None."""
     install = signal.signal
-    with Interrupt() as interrupt:
+    with Interrupt(CPU, Position(1)) as interrupt:
         interrupt._before[signal.SIGTERM] = None
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL and signal.signal is install
 
@@ -389,7 +392,7 @@ def test_interrupt_outside_the_main_thread():
 
     def work():
         try:
-            with Interrupt() as interrupt:
+            with Interrupt(CPU, Position(1)) as interrupt:
                 assert interrupt.status == 0
         except BaseException as error:  # a thread's exceptions are lost otherwise
             failures.append(error)

@@ -4,7 +4,7 @@ import io
 import os
 from pathlib import Path
 
-from model_utils.config import DataError
+from model_utils.config import DataError, UsageError
 from model_utils.dataset_checks import (
     check_cifar10,
     check_image_folder,
@@ -331,18 +331,21 @@ def test_minddata_takes_whole_files_of_10000_records_only(cifar10):
 def test_steps_per_epoch():
     assert require_steps(1281167, 128, 8) == 1251
     assert require_steps(100, 32, 1) == 3
-    assert require_steps(100, 32, 1, drop_remainder=False) == 4
     assert require_steps(10, 5, 2) == 1
-    assert require_steps(3, 64, 2, drop_remainder=False) == 1
+    assert require_steps(17, 8, 2) == 1  # 8 on each: the odd image waits for another epoch
 
 
 def test_no_step_is_an_error():
     with pytest.raises(DataError) as caught:
         require_steps(100, 64, 8)
     text = str(caught.value)
-    assert "100 images on 8 device(s)" in text and "batch of 64" in text and "--batch_size to 13 or less" in text
+    assert "100 images on 8 device(s)" in text and "batch of 64" in text and "--batch_size to 12 or less" in text
+    with pytest.raises(DataError, match="17 images on 2 device"):
+        require_steps(17, 9, 2)
     with pytest.raises(DataError, match="0 images on 1 device"):
-        require_steps(0, 64, 1, drop_remainder=False)
+        require_steps(0, 64, 1)
+    with pytest.raises(UsageError, match="batch_size=0"):
+        require_steps(10, 0, 1)
 
 
 def pipeline_error(folder, *operators):

@@ -120,6 +120,8 @@ class Training:
         self.folder = CheckpointFolder(Path(config.ckpt_save_dir) / "0", prefix, config.keep_checkpoint_max)
         self.metadata = {**self.about, "steps_per_epoch": self.steps, "config": config.to_dict()}
         self.position = Position(self.steps)
+        # Looking at the loss waits for the device; on a CPU that costs nothing.
+        self.fetch_interval = 1 if device.target == "CPU" else config.log_interval
 
     def resume(self) -> None:
         """Continue where the chosen checkpoint stands, or start anew in a fresh folder."""
@@ -134,6 +136,8 @@ class Training:
         parameters, metadata, path = found
         checkpoint.restore(self.train_step, parameters, path)
         self._report_changes(metadata, path)
+        if self.device.is_main:
+            self.folder.set_aside_after(metadata["epoch"], metadata["step"])
         self.metadata.update({key: metadata[key] for key in ("best", "best_epoch") if key in metadata})
         self.position = Position(self.steps, metadata["epoch"], metadata["step"])
         self.logger.info("resumed from %s: epoch %d step %d", path, metadata["epoch"], metadata["step"])
@@ -159,13 +163,17 @@ class Training:
             return 0
         record = self._start_record() if self.device.is_main else None
         model = ms.Model(self.train_step)
-        with Interrupt() as interrupt, self._profile():
+        with Interrupt(self.device, self.position, self.fetch_interval) as interrupt, self._profile():
             callbacks = self._callbacks(record, interrupt)
             try:
                 while self.position.epoch <= config.epoch_size and not interrupt.status:
                     first = self.position.epoch
-                    last = config.epoch_size if sink else first  # a new pipeline means a new graph in sink mode
-                    dataset = create_dataset(config, True, self.device, self.names, first, self.position.step)
+                    # In sink mode a new pipeline means a new graph, so one serves all whole epochs.
+                    one_for_all = sink and self.position.step == 0
+                    last = config.epoch_size if one_for_all else first
+                    dataset = create_dataset(
+                        config, True, self.device, self.names, first, self.position.step, reshuffled=one_for_all
+                    )
                     model.train(last, dataset, callbacks, dataset_sink_mode=sink, initial_epoch=first - 1)
                     if self.position.step == self.steps:
                         self.position.epoch, self.position.step = last + 1, 0
@@ -174,6 +182,8 @@ class Training:
             finally:
                 if record is not None:
                     record.close()
+        if interrupt.status:
+            self.device.barrier()  # a launcher ends the other ranks when the first one ends
         return interrupt.status
 
     def _profile(self) -> contextlib.AbstractContextManager:
@@ -191,10 +201,15 @@ class Training:
 
     def _callbacks(self, record: RunRecord | None, interrupt: Interrupt) -> list:
         config, at = self.config, self.position
-        fetch_interval = 1 if self.device.target == "CPU" else config.log_interval
         images_per_step = config.batch_size * self.device.size
         progress = Progress(
-            at, config.epoch_size, self.learning_rates, images_per_step, config.log_interval, record, fetch_interval
+            at,
+            config.epoch_size,
+            self.learning_rates,
+            images_per_step,
+            config.log_interval,
+            record,
+            self.fetch_interval,
         )
         callbacks = [progress, interrupt]
         if self.val_names is not None:

@@ -114,7 +114,13 @@ def find_classes(config: Config, is_train: bool, device: Device) -> list[str]:
 
 
 def create_dataset(
-    config: Config, is_train: bool, device: Device, class_names: list[str], epoch: int = 1, skip_steps: int = 0
+    config: Config,
+    is_train: bool,
+    device: Device,
+    class_names: list[str],
+    epoch: int = 1,
+    skip_steps: int = 0,
+    reshuffled: bool = False,
 ) -> ds.Dataset:
     """Batches (images, labels): (B, 3, H, W) float32 and (B,) int32, for this rank.
 
@@ -125,17 +131,14 @@ def create_dataset(
         class_names: names in the order of the class indices.
         epoch: training epoch, from 1.
         skip_steps: batches of the epoch that were already trained on.
+        reshuffled: the pipeline serves several epochs; MindData draws a new order of the rank's images for each of
+            them, and starts anew where such a run is resumed.
     """
     workers = _workers(config)
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))
-    images = count_images(config, is_train)
-    if is_train:
-        order = np.random.RandomState([config.seed & 0xFFFFFFFF, epoch]).permutation(images)
-        order = order[: images // device.size * device.size]
-    else:
-        order = np.arange(images)
-    dataset = _source(config, is_train, class_names, workers, order[device.rank :: device.size].tolist())
+    sampler = _sampler(config, is_train, device, epoch, reshuffled)
+    dataset = _source(config, is_train, class_names, workers, sampler)
     if is_train:
         operators = train_transforms(config)
     else:
@@ -145,6 +148,17 @@ def create_dataset(
     dataset = dataset.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
     dataset = dataset.batch(config.batch_size, drop_remainder=is_train, num_parallel_workers=1)
     return dataset.skip(skip_steps) if skip_steps else dataset
+
+
+def _sampler(config: Config, is_train: bool, device: Device, epoch: int, reshuffled: bool) -> ds.Sampler:
+    """Which images this rank reads: in training as many on each rank, in evaluation all of them exactly once."""
+    images = count_images(config, is_train)
+    order = np.arange(images)
+    if is_train:
+        order = np.random.RandomState([config.seed & 0xFFFFFFFF, epoch]).permutation(images)
+        order = order[: images // device.size * device.size]
+    shard = order[device.rank :: device.size].tolist()
+    return ds.SubsetRandomSampler(shard) if reshuffled else ds.SubsetSampler(shard)
 
 
 def count_images(config: Config, is_train: bool) -> int:
@@ -163,10 +177,9 @@ def read_cifar10(path: str, is_train: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(images), records[:, 0].astype(np.int32)
 
 
-def _source(config: Config, is_train: bool, class_names: list[str], workers: int, order: list[int]) -> ds.Dataset:
-    """The images of `order`, an index each, with their labels."""
+def _source(config: Config, is_train: bool, class_names: list[str], workers: int, sampler: ds.Sampler) -> ds.Dataset:
+    """The images that the sampler chooses, with their labels."""
     path = config.train_data_dir if is_train else config.val_data_dir
-    sampler = ds.SubsetSampler(order)
     if config.dataset_name == "cifar10":  # MindData's Cifar10Dataset takes 10,000 records of a file, whatever it holds
         images, labels = read_cifar10(path, is_train)
         return ds.NumpySlicesDataset((images, labels), ["image", "label"], sampler=sampler, num_parallel_workers=1)

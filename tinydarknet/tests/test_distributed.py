@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from conftest import FOLDER, program, states
@@ -43,3 +45,26 @@ def test_two_processes_train_as_one(few_digits, tmp_path):
     )  # fmt: skip
     top_1 = re.search(r"'top_1_accuracy': ([0-9.]+)", alone.stdout)
     assert f"{float(top_1[1]):.4f}" == found[1]
+
+
+@pytest.mark.skipif(not MSRUN.exists() and shutil.which("msrun") is None, reason="msrun comes with MindSpore")
+def test_interrupt_stops_both_at_one_step(few_digits, tmp_path):
+    """The launcher passes Ctrl-C on; the ranks agree on the step, save once, and their status is the launcher's."""
+    environment = {**os.environ, "PYTHON": sys.executable, "DEVICE_NUM": "2", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        ["bash", str(FOLDER / "scripts/run_distribute_train.sh"), "--wait", "--device_target", "CPU",
+         "--dataset_name", "cifar10", "--train_data_dir", str(few_digits), "--image_height", "48", "--image_width", "48",
+         "--batch_size", "2", "--epoch_size", "50", "--log_interval", "1",
+         "--ckpt_save_dir", str(tmp_path / "checkpoints")],
+        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    curves = tmp_path / "train_parallel0/curves.csv"
+    while not curves.is_file() or curves.read_text().count("loss") <= 5:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    logs = [path.read_text(errors="replace") for path in sorted(tmp_path.rglob("worker_*.log"))]
+    assert process.returncode == 130, output + "".join(logs)[-3000:]
+    assert len(logs) == 2 and len(states(tmp_path)) >= 1
+    assert "stopping on signal" in logs[0] and states(tmp_path)[-1].name in logs[0]

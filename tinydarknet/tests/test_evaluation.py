@@ -93,6 +93,22 @@ def test_ranks_see_disjoint_images(few_digits):
     assert len(seen) == len(labels) and sorted(seen) == sorted(labels.tolist())
 
 
+def test_sink_mode_draws_a_new_order_each_epoch(few_digits):
+    """One pipeline for several epochs: every epoch has all images of the shard, in another order."""
+    config = read_config(
+        ["--dataset_name", "cifar10", "--train_data_dir", str(few_digits), "--image_height", "32", "--image_width", "32"]
+        + ["--batch_size", "1", "--flip_prob", "0", "--cutout_ratio", "0", "--color_jitter", "0,0,0,0"], "",
+    )  # fmt: skip
+    epochs = [[], []]
+    for rank in range(2):
+        dataset = create_dataset(config, True, Device("CPU", 0, rank, 2), [], reshuffled=True)
+        batches = dataset.create_tuple_iterator(num_epochs=2, output_numpy=True)
+        for labels in epochs:
+            labels += [int(label[0]) for _, label in batches]
+    everything = sorted(read_cifar10(str(few_digits), True)[1].tolist())
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything and epochs[0] != epochs[1]
+
+
 def test_folder_pipeline_equals_pillow(image_folder):
     """The evaluation tensor of a JPEG: shorter side to 256 of 224, centre crop, normalised; close to Pillow's bilinear."""
     config = read_config(["--val_data_dir", str(image_folder / "val")], "")

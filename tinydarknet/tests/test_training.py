@@ -50,6 +50,16 @@ def test_resume_from_a_named_file(few_digits, straight, tmp_path):
     assert_same(states(tmp_path)[-1], states(straight)[-1])
 
 
+def test_resume_from_an_earlier_file_leaves_its_branch(few_digits, tmp_path):
+    """What a run did after the state that another one continues from is moved aside: auto must not take it up."""
+    assert train.main(small_run(few_digits, tmp_path, epoch_size=3)) == 0
+    first = states(tmp_path)[0]
+    assert train.main(small_run(few_digits, tmp_path, epoch_size=2, resume=first, lr_init=0.01)) == 0
+    assert [path.name.split("-")[1] for path in states(tmp_path)] == ["1_7.ckpt", "2_7.ckpt"]
+    aside = [path.name.split("-")[1] for path in sorted((tmp_path / "checkpoints").glob("0_*/*"))]
+    assert aside == ["2_7.ckpt", "3_7.ckpt"]
+
+
 def test_the_state_is_not_trivial(straight):
     """The comparison above would see a change: two epochs differ in weights, statistics, moments and average."""
     before, after = contents(states(straight)[-2]), contents(states(straight)[-1])

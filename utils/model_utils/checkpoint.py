@@ -189,19 +189,11 @@ class CheckpointFolder:
 
     def files(self) -> list[Path]:
         """Training states, oldest first."""
-        pattern = re.compile(re.escape(self.prefix) + r"-(\d+)_(\d+)\.ckpt")
-        found = []
-        for path in self.folder.glob("*.ckpt") if self.folder.is_dir() else []:
-            match = pattern.fullmatch(path.name)
-            if match:
-                found.append((int(match[1]), int(match[2]), path))
-        return [path for *_, path in sorted(found)]
+        pattern = re.compile(re.escape(self.prefix) + r"-\d+_\d+\.ckpt")
+        return sorted((path for path in self.folder.glob("*.ckpt") if pattern.fullmatch(path.name)), key=_place)
 
     def save(self, epoch: int, step: int, parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> Path:
-        """Save the state after `step` steps of `epoch` (counted from 1), then remove older ones over the limit.
-
-        Later ones, of a run that went on from where this one was resumed, stay.
-        """
+        """Save the state after `step` steps of `epoch` (counted from 1), then remove older ones over the limit."""
         path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
         save(path, parameters, {**metadata, "epoch": epoch, "step": step})
         files = self.files()
@@ -216,6 +208,16 @@ class CheckpointFolder:
             aside = self.folder.with_name(f"{self.folder.name}_{time.strftime('%Y%m%d-%H%M%S')}")
             self.folder.rename(aside)
             get_logger().info("checkpoints of an earlier run moved to %s", aside)
+
+    def set_aside_after(self, epoch: int, step: int) -> None:
+        """Move the states later than this one aside: they belong to a run that this one does not continue."""
+        later = [path for path in self.files() if _place(path) > (epoch, step)]
+        if later:
+            aside = self.folder.with_name(f"{self.folder.name}_{time.strftime('%Y%m%d-%H%M%S')}")
+            aside.mkdir(exist_ok=True)
+            for path in later:
+                path.rename(aside / path.name)
+            get_logger().info("%d later checkpoints moved to %s", len(later), aside)
 
     def find(self, resume: str) -> tuple[dict[str, Parameter], dict[str, Any], Path] | None:
         """The state to resume from: the named file, or with `auto` the newest sound one (None where there is none).
@@ -245,6 +247,12 @@ class CheckpointFolder:
                 f"checkpoint {path} holds weights only, no training state; start from it with --pre_trained true"
             )
         return parameters, metadata, path
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Epoch and step in the name of a training state."""
+    epoch, step = path.stem.rpartition("-")[2].split("_")
+    return int(epoch), int(step)
 
 
 def restore(train_step: nn.Cell, parameters: Mapping[str, Parameter], source: str | Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .config import DataError
+from .config import DataError, UsageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # MindData decodes these; it refuses GIF, WebP and JPEG 2000
 _ENDINGS = ("jpg", "jpeg", "png", "bmp", "tif", "tiff")
@@ -102,15 +102,21 @@ def check_cifar10(path: str | Path, usage: str) -> list[str]:
     return names
 
 
-def require_steps(images: int, batch_size: int, devices: int, drop_remainder: bool = True) -> int:
-    """Steps per epoch on each device; DataError instead of a training that ends at once and looks like a success."""
-    share = -(-images // devices)  # MindData rounds up: every device gets the same number of images
-    steps = share // batch_size if drop_remainder else -(-share // batch_size)
-    if steps == 0:
+def require_steps(images: int, batch_size: int, devices: int) -> int:
+    """Whole batches of an epoch on each device, which get as many images each.
+
+    Raises:
+        DataError: none, instead of a training that ends at once and looks like a success.
+        UsageError: batch_size below 1.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: 1 or more is accepted")
+    share = images // devices
+    if share < batch_size:
         advice = f"lower --batch_size to {share} or less, use fewer devices or more images" if share else "give images"
         have = f"{images} images on {devices} device(s)"
         raise DataError(f"0 steps per epoch: {have} do not fill one batch of {batch_size} on each; {advice}")
-    return steps
+    return share // batch_size
 
 
 def data_error(error: Exception, path: str | Path) -> Exception:

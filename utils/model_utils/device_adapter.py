@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Device:
         """Element-wise sum over all ranks, in float32: exact for counts below 2 ** 24."""
         if self.size == 1:
             return list(values)
-        return [float(value) for value in _AllReduce()(Tensor(values, ms.float32)).asnumpy()]
+        return [float(value) for value in _all_reduce()(Tensor(values, ms.float32)).asnumpy()]
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
@@ -127,6 +128,12 @@ class _AllReduce(nn.Cell):
 
     def construct(self, tensor):
         return self.all_reduce(tensor)
+
+
+@functools.cache
+def _all_reduce() -> nn.Cell:
+    """One cell for the whole process: it is compiled once for each length."""
+    return _AllReduce()
 
 
 _portable = False

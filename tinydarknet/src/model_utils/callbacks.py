@@ -16,6 +16,7 @@ from mindspore.train import Callback, RunContext
 
 from .checkpoint import CheckpointFolder
 from .config import DataError, UsageError
+from .device_adapter import Device
 from .logger import RunRecord, get_logger
 
 BAR_WIDTH = 20  # characters of an epoch's progress bar
@@ -224,9 +225,15 @@ class Interrupt(Callback):
 
     A signal between two steps stops the run after the next one, whose end saves the state. A second signal ends the
     process at once. Use it as a context manager around the training.
+
+    Args:
+        device: with several ranks all of them stop at the same step, whichever had the signal.
+        position: where the run is.
+        interval: steps between two exchanges of the ranks about that.
     """
 
-    def __init__(self):
+    def __init__(self, device: Device, position: Position, interval: int = 1):
+        self.device, self.position, self.interval = device, position, interval
         self.status = 0  # until the run stops
         self._signal_number = 0
         self._before: dict[int, Any] = {}
@@ -249,9 +256,15 @@ class Interrupt(Callback):
         self._signal_number = number
 
     def on_train_step_end(self, run_context: RunContext) -> None:
-        if self._signal_number:
-            get_logger().info("stopping on signal %d after this step", self._signal_number)
-            self.status = 128 + self._signal_number
+        number = self._signal_number
+        if self.device.size > 1:
+            if self.position.step % self.interval and self.position.step != self.position.steps_per_epoch:
+                return
+            if self.device.sum([float(number)])[0]:
+                number = number or int(signal.SIGTERM)
+        if number:
+            get_logger().info("stopping on signal %d after this step", number)
+            self.status = 128 + number
             run_context.request_stop()
 
 
