@@ -66,7 +66,7 @@ def test_zero_classes_are_refused():
 
 def test_spellings_have_the_same_gradients():
     """The CPU spelling of the operators and the framework's own give the same training step."""
-    images, labels = ms.Tensor(oracle.model_input((2, 3, 38, 32), 3)), ms.Tensor([1, 2], ms.int32)
+    images, labels = ms.Tensor(oracle.model_input((4, 3, 70, 96), 3)), ms.Tensor([1, 2, 0, 3], ms.int32)
 
     def gradients(portable: bool):
         ms.set_seed(5)
@@ -88,8 +88,9 @@ def test_spellings_have_the_same_gradients():
     loss, grads = gradients(False)
     plain_loss, plain_grads = gradients(True)
     assert loss == pytest.approx(plain_loss, rel=1e-5)
-    for grad, plain in zip(grads, plain_grads):
-        assert np.abs(grad - plain).max() <= 1e-2 * np.abs(plain).max() + 1e-7  # float32, batch norm over few values
+    errors = [np.linalg.norm(grad - plain) / np.linalg.norm(plain) for grad, plain in zip(grads, plain_grads)]
+    # Rounding moves a few values over the kink of the activation, which a single weight's gradient shows.
+    assert np.median(errors) < 1e-4 and max(errors) < 2e-2, errors
 
 
 def test_batch_norm_keeps_nine_tenths():
