@@ -4,8 +4,8 @@
     python scripts/benchmark.py --model tinydarknet --tasks train,infer --rounds 9 --json figures.json
 
 Tasks: `train` is the training step (forward, backward, update) on a fixed batch, `infer` the network, `onnx` its export
-in ONNX Runtime at batch 1 and at the full batch, `input` the training input pipeline alone on 500x375 JPEG files, `ema`
-the training step with a moving average of the weights.
+as export.py writes it, in ONNX Runtime at batch 1 and at the full batch, `input` the training input pipeline alone on
+500x375 JPEG files, `ema` the training step with a moving average of the weights.
 
 Each side runs in a process of its own. The processes take turns, a few steps each, so that a change of the machine's
 load meets all of them; a figure is the median of all steps, a ratio the median of the rounds' ratios (above 1: faster
@@ -61,6 +61,8 @@ class Model:
 
 MODELS = {
     "tinydarknet": Model("tinydarknet", "src.tinydarknet", "tinydarknet", 224, 32, "imagenet_config.yaml"),
+    "darknet53": Model("darknet53", "src.darknet53", "darknet53", 128, 8, "imagenet_config.yaml"),
+    "cspdarknet53": Model("cspdarknet53", "src.cspdarknet53", "cspdarknet53", 128, 8, "default_config.yaml"),
 }
 
 
@@ -199,8 +201,16 @@ def refuse_other_network(sides: dict[str, Side]) -> None:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The values of a recipe."""
-    return next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    """The values of a recipe; the number of classes is called num_classes whatever the recipe calls it.
+
+    Raises:
+        BenchmarkError: there is no such file.
+    """
+    try:
+        recipe = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read ({error.strerror})") from error
+    return {"num_classes": recipe.get("class_num"), **recipe}
 
 
 def write_jpegs(folder: Path, count: int) -> None:

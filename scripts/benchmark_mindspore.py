@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmark_worker import ROOT, Job, serve
@@ -82,13 +83,21 @@ def infer(spec: dict[str, Any]) -> Job:
 
 
 def export(spec: dict[str, Any]) -> Job:
-    """Writes the ONNX file of the network to the path of the specification."""
+    """Writes the ONNX file of the network to the path of the specification, as export.py does."""
     network, facts = build({**spec, "measures": False})
+    from src.folding import fold_batch_norm
+    from src.onnx_graph import simplify
+
     import mindspore as ms
 
-    network.set_train(False)
+    network = fold_batch_norm(network.set_train(False))
     images = ms.Tensor(images_of(spec))
-    return lambda: ms.export(network, images, file_name=spec["path"], file_format="ONNX"), facts
+
+    def write() -> None:
+        ms.export(network, images, file_name=spec["path"], file_format="ONNX")
+        simplify(Path(spec["path"]))
+
+    return write, facts
 
 
 def onnx(spec: dict[str, Any]) -> Job:

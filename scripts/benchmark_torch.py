@@ -18,6 +18,7 @@ TINYDARKNET = (
     (3, 16), POOL, (3, 32), POOL, (1, 16), (3, 128), (1, 16), (3, 128), POOL, (1, 32), (3, 256), (1, 32), (3, 256),
     POOL, (1, 64), (3, 512), (1, 64), (3, 512), (1, 128),
 )  # fmt: skip
+DARKNET53_STAGES = (1, 2, 8, 8, 4)  # residual blocks of each stage
 
 
 class GlobalAverage(nn.Module):
@@ -42,7 +43,67 @@ def tinydarknet(num_classes: int = 1000) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(channels, num_classes, 1), GlobalAverage())
 
 
-TWINS = {"tinydarknet": tinydarknet}
+def conv_block(in_channels: int, channels: int, kernel_size: int, activation: nn.Module, stride: int = 1) -> nn.Module:
+    """Convolution, batch norm, activation; `activation` has no weights and may work in place."""
+    conv = nn.Conv2d(in_channels, channels, kernel_size, stride, kernel_size // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), activation)
+
+
+class Residual(nn.Module):
+    """x + 3x3(1x1(x)), with `hidden` channels between."""
+
+    def __init__(self, channels: int, hidden: int, activation: nn.Module):
+        super().__init__()
+        self.conv1 = conv_block(channels, hidden, 1, activation)
+        self.conv2 = conv_block(hidden, channels, 3, activation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x)) + x
+
+
+def darknet53(num_classes: int = 1000) -> nn.Module:
+    """Table 1 of the YOLOv3 paper."""
+    activation = nn.LeakyReLU(0.1, inplace=True)
+    layers, channels = [conv_block(3, 32, 3, activation)], 32
+    for blocks in DARKNET53_STAGES:
+        layers.append(conv_block(channels, 2 * channels, 3, activation, stride=2))
+        channels *= 2
+        layers += [Residual(channels, channels // 2, activation) for _ in range(blocks)]
+    return nn.Sequential(*layers, GlobalAverage(), nn.Linear(channels, num_classes))
+
+
+class CSPStage(nn.Module):
+    """Halves the sides, then residual blocks on one part of the channels, then merges both parts."""
+
+    def __init__(self, in_channels: int, channels: int, blocks: int, is_first: bool, activation: nn.Module):
+        super().__init__()
+        part = channels if is_first else channels // 2
+        hidden = channels // 2
+        self.down = conv_block(in_channels, channels, 3, activation, stride=2)
+        self.shortcut = conv_block(channels, part, 1, activation)
+        self.main = nn.Sequential(
+            conv_block(channels, part, 1, activation),
+            *(Residual(part, hidden, activation) for _ in range(blocks)),
+            conv_block(part, part, 1, activation),
+        )
+        self.merge = conv_block(2 * part, channels, 1, activation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.down(x)
+        return self.merge(torch.cat((self.main(x), self.shortcut(x)), 1))
+
+
+def cspdarknet53(num_classes: int = 1000) -> nn.Module:
+    """The network of the CSPNet paper with darknet's Mish."""
+    activation = nn.Mish(inplace=True)
+    layers, channels = [conv_block(3, 32, 3, activation)], 32
+    for index, blocks in enumerate(DARKNET53_STAGES):
+        layers.append(CSPStage(channels, 2 * channels, blocks, index == 0, activation))
+        channels *= 2
+    return nn.Sequential(*layers, GlobalAverage(), nn.Linear(channels, num_classes))
+
+
+TWINS = {"tinydarknet": tinydarknet, "darknet53": darknet53, "cspdarknet53": cspdarknet53}
 
 
 def build(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor, dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Compares the files that the model folders share with their source, or copies the source to the folders.
 
-Every model folder, that is every folder with a train.py, carries the files of utils/model_utils as src/model_utils, byte
-for byte, so that it runs when it is taken alone. This program proves that the copies do not drift, and that the shared
-files stay free of any one model.
+Every model folder, that is every folder with a train.py, carries byte for byte, so that it runs when it is taken alone:
+    utils/model_utils       as src/model_utils: the runtime
+    utils/classification    as files of the same relative paths: what all image classifiers do alike
+    utils/launchers         in scripts: what all launchers do alike
+This program proves that the copies do not drift, and that the shared files stay free of any one model.
 
     python scripts/sync_model_utils.py --check     exit status 1 and a list of what is wrong
     python scripts/sync_model_utils.py --write     brings the copies up to date, then checks
@@ -25,12 +27,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path("utils/model_utils")
 COPY = Path("src/model_utils")
-EXCLUDED: frozenset[tuple[str, str]] = frozenset()
+# Further shared files, which lie among a folder's own ones: source folder -> folder of the copies.
+MIRRORED = {Path("utils/classification"): Path("."), Path("utils/launchers"): Path("scripts")}
+# The first model has tests of its own of what these test, and more.
+COMMON_TESTS = ("training", "evaluation", "bad_input", "export", "distributed")
+EXCLUDED = frozenset(("tinydarknet", f"test_common_{subject}.py") for subject in COMMON_TESTS)
 
 MEND = "python scripts/sync_model_utils.py --write"
-HEADER = "# Shared file: source utils/model_utils/{name}; rewrite the copies with: " + MEND
+HEADER = "# Shared file: source {source}; copy with: " + MEND
 MAX_FILES = 9
 THIRD_PARTY = frozenset({"numpy", "yaml", "mindspore", "PIL"})
+# Programs and the package src of a folder, the readers of other formats, which a file imports where it needs them, tests.
+PROGRAMS = {"train", "eval", "export", "infer", "postprocess"}
+MIRRORED_IMPORTS = (
+    THIRD_PARTY | PROGRAMS | {"conftest", "pytest"} | {"src", "onnx", "onnxruntime", "safetensors", "torch"}
+)
 ONLY_IN = {"moxing_adapter.py": frozenset({"moxing"})}  # ModelArts images bring it; it is not on PyPI
 MODEL_NAMES = re.compile("tinydarknet|cspdarknet53|darknet53|tinynet|yolov3|res2net", re.IGNORECASE)
 
@@ -41,8 +52,15 @@ def model_folders(root: Path) -> list[Path]:
 
 
 def source_files(root: Path) -> list[Path]:
-    """Returns the shared files at their source."""
+    """Returns the files of the shared runtime at their source."""
     return sorted((root / SOURCE).glob("*.py"))
+
+
+def mirrored_files(root: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields each further shared file, with the place of its copies relative to a model folder."""
+    for source, copy in MIRRORED.items():
+        files = (path for path in (root / source).rglob("*") if path.suffix in (".py", ".sh"))
+        yield from ((path, copy / path.relative_to(root / source)) for path in sorted(files))
 
 
 def expected_copies(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> Iterator[tuple[Path, Path]]:
@@ -51,6 +69,9 @@ def expected_copies(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED)
         for source in source_files(root):
             if (folder.name, source.name) not in excluded:
                 yield source, folder / COPY / source.name
+        for source, place in mirrored_files(root):
+            if (folder.name, source.name) not in excluded:
+                yield source, folder / place
 
 
 def first_difference(source: bytes, copy: bytes) -> str:
@@ -100,36 +121,44 @@ def check_manifest(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) 
     if not model_folders(root):
         findings.append("no folder with a train.py was found; run this program in the repository")
     for folder, name in sorted(excluded):
-        if not (root / SOURCE / name).is_file() or not (root / folder / "train.py").is_file():
+        names = [path.name for path in source_files(root)] + [path.name for path, _ in mirrored_files(root)]
+        if name not in names or not (root / folder / "train.py").is_file():
             findings.append(
                 f"EXCLUDED names ({folder}, {name}), which does not exist; take it out of {Path(__file__).name}"
             )
     return findings
 
 
-def check_source(path: Path, siblings: frozenset[str]) -> list[str]:
-    """Checks the text of one shared file: first line, model names, imports.
+def check_source(path: Path, root: Path, siblings: frozenset[str] | None) -> list[str]:
+    """Checks the text of one shared file: header, model names, imports.
 
     Args:
         path: the file.
-        siblings: names of the modules beside it, without their ending.
+        root: the repository.
+        siblings: names of the modules beside it, without their ending; None for a file that lies among a folder's own
+            ones and may import those.
 
     Returns:
         What is wrong, each with the file's name and the line.
     """
     text = path.read_text(encoding="utf-8")
-    name = f"{SOURCE.as_posix()}/{path.name}"
+    name = path.relative_to(root).as_posix()
     findings = []
-    if text.split("\n", 1)[0] != HEADER.format(name=path.name):
-        findings.append(f"{name}:1: the first line must be: {HEADER.format(name=path.name)}")
+    place = 1 if text.startswith("#!") else 0
+    if text.split("\n", 2)[place] != HEADER.format(source=name):
+        line = "second" if place else "first"
+        findings.append(f"{name}:{place + 1}: the {line} line must be: {HEADER.format(source=name)}")
     for number, line in enumerate(text.splitlines(), 1):
         if match := MODEL_NAMES.search(line):
             findings.append(f"{name}:{number}: names the model {match.group()}; take it as an argument")
+    if path.suffix != ".py":
+        return findings
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
         return [*findings, f"{name}:{error.lineno}: is not Python: {error.msg}"]
-    allowed = standard_library() | THIRD_PARTY | ONLY_IN.get(path.name, frozenset())
+    third_party = MIRRORED_IMPORTS if siblings is None else THIRD_PARTY | ONLY_IN.get(path.name, frozenset())
+    allowed = standard_library() | third_party
     for number, problem in _import_problems(tree, allowed, siblings):
         findings.append(f"{name}:{number}: {problem}")
     return findings
@@ -144,10 +173,12 @@ def standard_library() -> frozenset[str]:
     return frozenset({path.name.split(".")[0] for path in files} | set(sys.builtin_module_names)) - {"site-packages"}
 
 
-def _import_problems(tree: ast.AST, allowed: frozenset[str], siblings: frozenset[str]) -> Iterator[tuple[int, str]]:
+def _import_problems(
+    tree: ast.AST, allowed: frozenset[str], siblings: frozenset[str] | None
+) -> Iterator[tuple[int, str]]:
     """Yields line and text of each import that a shared file may not have, wherever in the file it stands."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
+        if isinstance(node, ast.ImportFrom) and node.level and siblings is not None:
             yield from ((node.lineno, problem) for problem in _relative_problems(node, siblings))
         for module in _imported_modules(node):
             if module.split(".")[0] not in allowed:
@@ -216,7 +247,9 @@ def check(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[s
     siblings = frozenset(path.stem for path in source_files(root))
     findings = check_manifest(root, excluded)
     for path in source_files(root):
-        findings += check_source(path, siblings)
+        findings += check_source(path, root, siblings)
+    for path, _ in mirrored_files(root):
+        findings += check_source(path, root, None)
     return findings + check_copies(root, excluded)
 
 
@@ -228,8 +261,9 @@ def write(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[s
         if copy.is_file() and copy.read_bytes() == content:
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
-        temporary = copy.with_suffix(".py.tmp")
+        temporary = copy.with_name(copy.name + ".tmp")
         temporary.write_bytes(content)
+        temporary.chmod(source.stat().st_mode)
         os.replace(temporary, copy)
         written.append(str(copy.relative_to(root)))
     return written
@@ -247,7 +281,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     for finding in findings:
         print(finding, file=sys.stderr)
     if not findings:
-        print(f"{len(source_files(root))} shared files, {len(list(expected_copies(root)))} copies: all equal")
+        shared = len(source_files(root)) + len(list(mirrored_files(root)))
+        print(f"{shared} shared files, {len(list(expected_copies(root)))} copies: all equal")
     return 1 if findings else 0
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import subprocess
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import benchmark
@@ -173,3 +175,25 @@ def test_registered_model_exists(name):
     assert f"def {model.builder}(" in source.read_text(encoding="utf-8")
     recipe = benchmark.read_recipe(benchmark.ROOT / model.folder / model.recipe)
     assert float(recipe["weight_decay"]) >= 0 and recipe["momentum"] > 0
+    assert recipe["num_classes"] > 1 and recipe["loss_scale"] >= 1 and 0 <= recipe["label_smooth_factor"] < 1
+
+
+@pytest.mark.parametrize("name", sorted(benchmark.MODELS))
+def test_twin_has_as_many_weights_as_the_network(name):
+    twins = pytest.importorskip("benchmark_torch").TWINS
+    weights = sum(parameter.numel() for parameter in twins[name]().parameters())
+    program = (
+        "import json, sys; from benchmark_mindspore import build;"
+        "print('weights', build(json.loads(sys.argv[1]))[1]['parameters'])"
+    )
+    spec = {**asdict(benchmark.MODELS[name]), "measures": True}
+    command = [sys.executable, "-c", program, json.dumps(spec)]
+    result = subprocess.run(command, cwd=benchmark.ROOT / "scripts", capture_output=True, text=True, timeout=120)
+    assert f"weights {weights}" in result.stdout, result.stderr
+
+
+def test_number_of_classes_has_one_name(tmp_path):
+    (tmp_path / "old.yaml").write_text("class_num: 7")
+    assert benchmark.read_recipe(tmp_path / "old.yaml")["num_classes"] == 7
+    with pytest.raises(BenchmarkError, match="none.yaml cannot be read"):
+        benchmark.read_recipe(tmp_path / "none.yaml")

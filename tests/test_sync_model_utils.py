@@ -18,7 +18,7 @@ VALUE = (os.sep, np.pi, ms.__version__)
 
 
 def shared(name, body=GOOD):
-    return f"{sync.HEADER.format(name=name)}\n{body}"
+    return f"{sync.HEADER.format(source='utils/model_utils/' + name)}\n{body}"
 
 
 @pytest.fixture
@@ -177,13 +177,15 @@ def test_a_model_name_is_found(repository, name):
     )
 
 
-@pytest.mark.parametrize("first", ["", "# Shared file\n", sync.HEADER.format(name="other.py") + "\n"])
+@pytest.mark.parametrize(
+    "first", ["", "# Shared file\n", sync.HEADER.format(source="utils/model_utils/other.py") + "\n"]
+)
 def test_a_wrong_first_line_is_found(repository, first):
     (repository / "utils/model_utils/config.py").write_text(f"{first}{GOOD}")
     sync.write(repository)
     finding = only(sync.check(repository))
     assert finding.startswith("utils/model_utils/config.py:1: the first line must be: # Shared file: source utils/")
-    assert finding.endswith("config.py; rewrite the copies with: python scripts/sync_model_utils.py --write")
+    assert finding.endswith("config.py; copy with: python scripts/sync_model_utils.py --write")
 
 
 def test_too_many_files_are_found(repository):

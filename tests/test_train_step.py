@@ -338,12 +338,177 @@ def test_hyperparameters_are_no_state(tmp_path, groups):
     [
         ({"loss_scale": 0.5}, "loss_scale=0.5"), ({"loss_scale": -1.0, "dynamic_loss_scale": True}, "loss_scale=-1.0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0"), ({"ema_decay": -0.1}, "ema_decay=-0.1"),
+        ({"clip_grad_norm": -1.0}, "clip_grad_norm=-1.0"), ({"clip_grad_norm": float("nan")}, "clip_grad_norm=nan"),
+        ({"clip_grad_norm": float("inf")}, "clip_grad_norm=inf"),
+        ({"accumulate_steps": 0}, "accumulate_steps=0"), ({"accumulate_steps": -2}, "accumulate_steps=-2"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be(options, text):
     network = linear()
     with pytest.raises(UsageError, match=text):
         TrainStep(network, SquaredError(), momentum(network), **options)
+
+
+class Hidden(nn.Cell):
+    """Dense, tanh, dense: nothing in it depends on the size of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Dense(4, 3)
+        self.last = nn.Dense(3, 2)
+
+    def construct(self, x):
+        return self.last(ops.tanh(self.first(x)))
+
+
+def hidden(seed: int = 1) -> nn.Cell:
+    ms.set_seed(seed)
+    return Hidden().set_train()
+
+
+def long_batches(count: int, size: int = 12):
+    """Batches whose slices differ from one another: the size of the images grows along the batch."""
+    random = np.random.default_rng(11)
+    growth = np.linspace(0.2, 3, size)[:, None]
+    for _ in range(count):
+        images, targets = random.normal(size=(size, 4)) * growth, random.normal(size=(size, 2)) * growth
+        yield images.astype(np.float32), targets.astype(np.float32)
+
+
+DYNAMIC = {"loss_scale": 2.0**16, "dynamic_loss_scale": True}
+
+
+@pytest.mark.parametrize(
+    "slices, options",
+    [
+        (2, {}), (3, {}), (12, {}), (3, {"loss_scale": 1024}), (3, DYNAMIC), (3, {"clip_grad_norm": 0.05}),
+        (2, {"ema_decay": 0.9}), (4, {**DYNAMIC, "clip_grad_norm": 0.05, "ema_decay": 0.9}),
+    ],
+)  # fmt: skip
+def test_slices_equal_the_whole_batch(slices, options):
+    """Loss, weights, moments and averages over six steps of momentum with weight decay."""
+    states, losses = [], []
+    for accumulate_steps in (1, slices):
+        network = hidden()
+        step = TrainStep(network, SquaredError(), momentum(network), accumulate_steps=accumulate_steps, **options)
+        losses.append(train(step, long_batches(6)))
+        states.append(values(step))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=2e-6)
+    assert states[0].keys() == states[1].keys() and states[1][f"{STATE_PREFIX}optimizer.global_step"] == 6
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=2e-6, atol=2e-6 * abs(value).max(), err_msg=name)
+
+
+def test_batch_norm_sees_the_slices_one_after_the_other():
+    network, single = normed(), normed()
+    train(TrainStep(network, SquaredError(), momentum(network, 0.0), accumulate_steps=3), long_batches(1))
+    ((images, targets),) = long_batches(1)
+    slices = [(images[i : i + 4], targets[i : i + 4]) for i in (0, 4, 8)]
+    train(TrainStep(single, SquaredError(), momentum(single, 0.0)), slices)
+    for name in ("bn.moving_mean", "bn.moving_variance"):
+        expected = single.parameters_dict()[name].asnumpy()
+        np.testing.assert_allclose(network.parameters_dict()[name].asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0, 11])
+def test_overflow_in_one_slice_skips_the_step(bad):
+    network = hidden()
+    step = TrainStep(
+        network, SquaredError(), momentum(network), accumulate_steps=4, clip_grad_norm=0.05, ema_decay=0.9, **DYNAMIC
+    )
+    data = list(long_batches(2))
+    train(step, data[:1])
+    before = values(step)
+    data[1][0][bad] = np.nan
+    train(step, data[1:])
+    changed = {name for name, value in values(step).items() if not np.array_equal(value, before[name])}
+    assert changed == {f"{STATE_PREFIX}loss_scale", f"{STATE_PREFIX}loss_scale_counter"}
+    assert values(step)[f"{STATE_PREFIX}loss_scale"] == 2.0**15
+
+
+def test_a_batch_that_the_slices_do_not_divide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the compiler leaves a report of its failure
+    network = hidden()
+    step = TrainStep(network, SquaredError(), momentum(network), accumulate_steps=5)
+    with pytest.raises(UsageError, match="accumulate_steps=5 does not divide the batch of 12 images"):
+        train(step, long_batches(1))
+
+
+def raw_gradients(network: nn.Cell, images, targets) -> dict[str, np.ndarray]:
+    """In float64, from the first moments of an optimizer without weight decay: they are the gradients."""
+    step = TrainStep(network, SquaredError(), momentum(network, 0.0, 0.0))
+    train(step, [(images, targets)])
+    prefix = f"{STATE_PREFIX}optimizer.moments."
+    return {name[len(prefix) :]: v.astype(np.float64) for name, v in values(step).items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    "fraction, options",
+    [(0.01, {}), (0.999, {}), (0.5, {"loss_scale": 1024}), (0.5, DYNAMIC), (0.01, {"accumulate_steps": 2})],
+)
+def test_clipped_gradients_equal_float64(fraction, options):
+    """One factor for all parameters, from the norm of the unscaled gradients."""
+    ((images, targets),) = long_batches(1)
+    gradients = raw_gradients(hidden(), images, targets)
+    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
+    network = hidden()
+    step = TrainStep(
+        network, SquaredError(), momentum(network, decay=0.0), clip_grad_norm=float(fraction * norm), **options
+    )
+    train(step, [(images, targets)])
+    for name, gradient in gradients.items():
+        found = values(step)[f"{STATE_PREFIX}optimizer.moments.{name}"]
+        np.testing.assert_allclose(found, fraction * gradient, rtol=5e-6, atol=1e-6 * fraction * norm, err_msg=name)
+
+
+@pytest.mark.parametrize("options", [{}, DYNAMIC])
+def test_a_norm_below_the_limit_changes_nothing(options):
+    """Bit for bit, also where limit / limit is not 1 in float32 arithmetic, which this limit on a CPU is an example of."""
+    states = []
+    for limit in (0.0, 1e3 / 3):
+        network = hidden()
+        step = TrainStep(network, SquaredError(), momentum(network, 0.01), clip_grad_norm=limit, **options)
+        losses = [loss for loss, _ in train(step, long_batches(4))]
+        states.append({**values(step), "losses": np.array(losses)})
+    assert equal(*states)
+
+
+def test_gradients_of_zero_are_not_clipped():
+    network = linear()
+    step = TrainStep(network, SquaredError(0.0), momentum(network, decay=0.0), clip_grad_norm=1.0)
+    before = values(step)["weight"]
+    train(step, batches(2))
+    assert np.array_equal(values(step)["weight"], before)
+
+
+def test_overflow_is_decided_before_clipping():
+    """Infinite gradients, which clipping would make zeros and not-a-numbers of, skip the step."""
+    network = linear()
+    step = TrainStep(
+        network, Overflowing(), momentum(network, 1e-9), clip_grad_norm=1.0, loss_scale=2.0**20, dynamic_loss_scale=True
+    )
+    before = values(step)
+    train(step, [(np.ones((5, 4), np.float32), np.full((5, 2), 1e19, np.float32))])
+    changed = {name for name, value in values(step).items() if not np.array_equal(value, before[name])}
+    assert changed == {f"{STATE_PREFIX}loss_scale"} and values(step)[f"{STATE_PREFIX}loss_scale"] == 2.0**19
+
+
+def test_clipping_and_slices_have_no_state(tmp_path):
+    """Three steps, a checkpoint and three more are six; the names are those of a step without the two."""
+
+    def new(seed: int, **options) -> TrainStep:
+        network = hidden(seed)
+        return TrainStep(network, SquaredError(), momentum(network), **OPTIONS, **options)
+
+    both = {"clip_grad_norm": 0.5, "accumulate_steps": 3}
+    straight, first, resumed = new(1, **both), new(1, **both), new(2, **both)
+    assert straight.training_state().keys() == new(1).training_state().keys()
+    data = list(long_batches(6))
+    losses = train(straight, data)
+    train(first, data[:3])
+    checkpoint.save(tmp_path / "a.ckpt", first.training_state(), {})
+    checkpoint.restore(resumed, checkpoint.load(tmp_path / "a.ckpt")[0], "a.ckpt")
+    assert train(resumed, data[3:]) == losses[3:] and equal(values(resumed), values(straight))
 
 
 def test_frozen_weights_stay_and_are_in_the_state():

@@ -1,3 +1,4 @@
+# Shared file: source utils/classification/create_label_list.py; copy with: python scripts/sync_model_utils.py --write
 """Write the label list of a folder that holds one folder of pictures for each class: lines NAME:CLASS_INDEX.
 
     python create_label_list.py --input ImageNet_Original/val --label_file label.txt

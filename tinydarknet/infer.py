@@ -1,6 +1,7 @@
+# Shared file: source utils/classification/infer.py; copy with: python scripts/sync_model_utils.py --write
 """Classify pictures with a trained or exported model: a table on the console, and a folder of results.
 
-    python infer.py --model_file tinydarknet.mindir --input pictures --output_dir infer_result --top_k 5
+    python infer.py --model_file MODEL.mindir --input pictures --output_dir infer_result --top_k 5
 
 The model is a .mindir, .onnx or .ckpt file; the input a picture, a folder (with its sub-folders) or a pattern, which
 quotation marks protect from the shell: 'pictures/**/*.jpg'. Written, in output_dir only:
@@ -293,7 +294,7 @@ def main(argv: list[str] | None = None) -> None:
     paths, output = [root / file for file in files], Path(config.output_dir)
     refuse_unsafe_output(output, [Path(config.model_file), *paths])
     if Path(config.model_file).suffix != ".onnx":  # ONNX Runtime needs no device of MindSpore
-        device_adapter.init(config)
+        device_adapter.init(config, distributed=False)
     model, about, fixed = load_model(config.model_file, config)
     batch_size = choose_batch_size(config, fixed, len(paths))
     if config.dry_run:

@@ -1,13 +1,16 @@
+# Shared file: source utils/classification/postprocess.py; copy with: python scripts/sync_model_utils.py --write
 """Accuracy of the result files (*.bin) that infer.py and the Ascend 310 application write, against a label list.
 
     python postprocess.py --result_path infer_result/result_Files --label_file label.txt
 
 A result file holds the float32 logits of one picture. A line of the label list is NAME:CLASS_INDEX, where NAME is the
 name of the result file without .bin, which is that of the picture without its ending; create_label_list.py writes one.
+A list that ends in .json is an object {NAME: CLASS_INDEX}.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -16,7 +19,7 @@ from typing import Callable
 from src.model_utils import config as configuration
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.dataset_checks import ENDINGS
-from src.recipe import read_config
+from src.recipe import RESULT_LINE, read_config
 
 import numpy as np
 
@@ -65,20 +68,22 @@ def result_names(files: Sequence[PurePath]) -> list[str]:
 
 
 def read_labels(path: str | Path) -> dict[str, int]:
-    """The class index of each name in a label list; blank lines do not count.
+    """The class index of each name in a label list; blank lines of a text file do not count.
 
     Raises:
         DataError: the file cannot be read, a line of another form, a name that stands there twice.
     """
     try:
         # File names may be other than UTF-8; line breaks within them, such as U+2028, do not end a line.
-        lines = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise DataError(
             f"label_file={path} cannot be read: {error.strerror}; give a text file of lines NAME:CLASS_INDEX"
         ) from error
+    if str(path).endswith(".json"):
+        return _json_labels(path, text)
     labels: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         name, _, index = (part.strip() for part in line.rpartition(":"))
@@ -89,6 +94,16 @@ def read_labels(path: str | Path) -> dict[str, int]:
         labels[name] = int(index)
     if not labels:
         raise DataError(f"label_file={path} holds no line; lines NAME:CLASS_INDEX are expected")
+    return labels
+
+
+def _json_labels(path: str | Path, text: str) -> dict[str, int]:
+    try:
+        labels = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"label_file={path} is not JSON: {error}") from error
+    if not isinstance(labels, dict) or not labels or not all(type(i) is int and i >= 0 for i in labels.values()):
+        raise DataError(f"label_file={path}: an object {{NAME: CLASS_INDEX}} with one name or more is expected")
     return labels
 
 
@@ -204,6 +219,8 @@ def main(argv: list[str] | None = None) -> None:
     total = len(files)
     print(f"'top_1_accuracy': {100 * top_1 / total:.2f}%, 'top_5_accuracy': {100 * top_5 / total:.2f}%")
     print(f"total={total}, top1_correct={top_1}, top5_correct={top_5}")
+    if RESULT_LINE:
+        print(RESULT_LINE.format(total=total, top_1=top_1 / total, top_5=top_5 / total))
 
 
 if __name__ == "__main__":

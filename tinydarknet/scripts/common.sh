@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# Shared file: source utils/launchers/common.sh; copy with: python scripts/sync_model_utils.py --write
 # Functions shared by the launchers of this folder, which source this file; it does nothing when run by itself.
 #
 # A launcher sets USAGE, calls parse_arguments "$@", checks its arguments with the functions *_argument, fills JOB with

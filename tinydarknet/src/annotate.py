@@ -1,3 +1,4 @@
+# Shared file: source utils/classification/src/annotate.py; copy with: python scripts/sync_model_utils.py --write
 """Pictures with the classes that a network sees in them, for a person to look at."""
 
 from __future__ import annotations

@@ -1,25 +1,18 @@
-"""Training and evaluation pipelines side by side, for ImageNet (one folder a class) and CIFAR-10 (binary files).
-
-The order of an epoch is a permutation drawn from (seed, epoch), the augmentation from (seed, epoch, rank): an epoch needs
-no history, so a run can be resumed exactly, and the shards of several devices never overlap.
-"""
+"""Training and evaluation pipelines side by side, for ImageNet (one folder a class) and CIFAR-10 (binary files)."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
-from mindspore.dataset import transforms, vision
+from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 
 from .model_utils.config import Config, DataError, UsageError
-from .model_utils.dataset_checks import check_cifar10, check_image_folder, cifar10_files, image_folder_options
+from .model_utils.dataset_checks import check_cifar10, check_image_folder, cifar10_files
 from .model_utils.device_adapter import Device
-from .model_utils.logger import get_logger
-from .model_utils.moxing_adapter import local_rank
+from .pipeline import build_pipeline, count_image_folder, image_folder
 
 INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.BICUBIC}
 
@@ -113,52 +106,27 @@ def find_classes(config: Config, is_train: bool, device: Device) -> list[str]:
     )
 
 
-def create_dataset(
-    config: Config,
-    is_train: bool,
-    device: Device,
-    class_names: list[str],
-    epoch: int = 1,
-    skip_steps: int = 0,
-    reshuffled: bool = False,
-) -> ds.Dataset:
-    """Batches (images, labels): (B, 3, H, W) float32 and (B,) int32, for this rank.
+def create_dataset(config: Config, is_train: bool, device: Device, class_names: list[str], **progress) -> ds.Dataset:
+    """Batches of the training or validation data for this rank.
 
     Args:
         config: recipe.
-        is_train: shuffled, augmented, without the last partial batch; else in order, once each, the last batch shorter.
+        is_train: augmented, or as it is.
         device: rank and size.
         class_names: names in the order of the class indices.
-        epoch: training epoch, from 1.
-        skip_steps: batches of the epoch that were already trained on.
-        reshuffled: the pipeline serves several epochs; MindData draws a new order of the rank's images for each of
-            them, and starts anew where such a run is resumed.
+        **progress: epoch, skip_steps and reshuffled of `build_pipeline`, which says what the batches are.
     """
-    workers = _workers(config)
-    seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
-    ds.config.set_seed(int(seed))
-    sampler = _sampler(config, is_train, device, epoch, reshuffled)
-    dataset = _source(config, is_train, class_names, workers, sampler)
     if is_train:
         operators = train_transforms(config)
     else:
         decode = [vision.Decode()] if config.dataset_name == "imagenet" else []
         operators = decode + eval_transforms(input_spec(config))
-    dataset = dataset.map(operators, "image", num_parallel_workers=workers)
-    dataset = dataset.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
-    dataset = dataset.batch(config.batch_size, drop_remainder=is_train, num_parallel_workers=1)
-    return dataset.skip(skip_steps) if skip_steps else dataset
 
+    def source(sampler: ds.Sampler, workers: int) -> ds.Dataset:
+        return _source(config, is_train, class_names, workers, sampler)
 
-def _sampler(config: Config, is_train: bool, device: Device, epoch: int, reshuffled: bool) -> ds.Sampler:
-    """Which images this rank reads: in training as many on each rank, in evaluation all of them exactly once."""
     images = count_images(config, is_train)
-    order = np.arange(images)
-    if is_train:
-        order = np.random.RandomState([config.seed & 0xFFFFFFFF, epoch]).permutation(images)
-        order = order[: images // device.size * device.size]
-    shard = order[device.rank :: device.size].tolist()
-    return ds.SubsetRandomSampler(shard) if reshuffled else ds.SubsetSampler(shard)
+    return build_pipeline(source, images, operators, config, device, is_train=is_train, **progress)
 
 
 def count_images(config: Config, is_train: bool) -> int:
@@ -166,7 +134,7 @@ def count_images(config: Config, is_train: bool) -> int:
     path = config.train_data_dir if is_train else config.val_data_dir
     if config.dataset_name == "cifar10":
         return len(read_cifar10(path, is_train)[1])
-    return _image_folder(path, sorted(os.listdir(path))).get_dataset_size()
+    return count_image_folder(path)
 
 
 def read_cifar10(path: str, is_train: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -183,29 +151,4 @@ def _source(config: Config, is_train: bool, class_names: list[str], workers: int
     if config.dataset_name == "cifar10":  # MindData's Cifar10Dataset takes 10,000 records of a file, whatever it holds
         images, labels = read_cifar10(path, is_train)
         return ds.NumpySlicesDataset((images, labels), ["image", "label"], sampler=sampler, num_parallel_workers=1)
-    return _image_folder(path, class_names, sampler=sampler, num_parallel_workers=workers)
-
-
-def _image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
-    """Images of the classes that the folder holds; a class keeps its index in `class_names`."""
-    options.update(image_folder_options(class_names))
-    indices = options["class_indexing"]
-    options["class_indexing"] = {n: i for n, i in indices.items() if os.path.isdir(os.path.join(path, n))}
-    return ds.ImageFolderDataset(path, **options)
-
-
-def _workers(config: Config) -> int:
-    """Threads of the pipeline: at least 1, at most this process's share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // local_rank(os.environ)[1])
-    if config.num_parallel_workers < 1:
-        raise UsageError(f"num_parallel_workers={config.num_parallel_workers}: 1 or more is accepted")
-    if config.num_parallel_workers > cores and not _workers.noticed:
-        _workers.noticed = True
-        get_logger().info(
-            "num_parallel_workers=%d clipped to the %d cores of this process", config.num_parallel_workers, cores
-        )
-    return min(config.num_parallel_workers, cores)
-
-
-_workers.noticed = False
+    return image_folder(path, class_names, sampler=sampler, num_parallel_workers=workers)

@@ -1,3 +1,4 @@
+# Shared file: source utils/classification/src/inference.py; copy with: python scripts/sync_model_utils.py --write
 """From a checkpoint or an exported model to logits: one way for eval.py, export.py and infer.py."""
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from .dataset import input_spec
 from .model_utils import checkpoint
 from .model_utils.config import Config, DataError, UsageError
 from .model_utils.logger import get_logger
-from .tinydarknet import tinydarknet
-
-NETWORK = "tinydarknet"
+from .recipe import NETWORK, build_network, network_description
 
 
 def description(config: Config, class_names: list[str] | None) -> dict[str, Any]:
     """What is stored with the weights: what builds the network, what it is fed, the names of its classes."""
     return {
-        "network": {"name": NETWORK, "num_classes": config.num_classes, "negative_slope": 0.1, "bn_eps": 1e-5},
+        "network": network_description(config),
         "input": input_spec(config),
         "class_names": class_names,
     }
@@ -43,25 +42,24 @@ def load_network(path: str | Path, config: Config, use_ema: bool = False) -> tup
     if not about:
         get_logger().info("%s holds weights only: network and preprocessing are those of the recipe", path)
     about = {**description(config, None), **about}
-    if about["network"]["name"] != NETWORK:
-        raise DataError(
-            f"checkpoint {path} is of the network {about['network']['name']}; one of {NETWORK} is accepted here"
-        )
+    refuse_other_network(about, path)
     refuse_contradiction(config, about, path)
     network = build_network(about)
     checkpoint.load_weights(network, parameters, path, allow_partial=config.allow_partial_load, use_ema=use_ema)
     return network.set_train(False), about
 
 
-def build_network(about: dict[str, Any]) -> nn.Cell:
-    """The network of a description, with random weights."""
-    return tinydarknet(**{key: value for key, value in about["network"].items() if key != "name"})
+def refuse_other_network(about: dict[str, Any], path: str | Path) -> None:
+    """Raise DataError where a description is that of another folder's network."""
+    name = about["network"]["name"]
+    if name != NETWORK:
+        raise DataError(f"checkpoint {path} is of the network {name}; one of {NETWORK} is accepted here")
 
 
 def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path) -> None:
     """Raise UsageError where the command line asks for another network or input than the file was made for."""
     stored = {
-        "num_classes": about["network"]["num_classes"],
+        **{key: value for key, value in about["network"].items() if key != "name"},
         "image_height": about["input"]["height"],
         "image_width": about["input"]["width"],
         **{key: about["input"][key] for key in ("crop_ratio", "interpolation", "mean", "std")},

@@ -7,6 +7,7 @@ from src.model_utils.checkpoint import load
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
+from src.weights import TORCH_LEAVES
 
 import mindspore as ms
 import numpy as np
@@ -66,7 +67,7 @@ def test_too_long_and_wrong_header(tmp_path):
 
 
 def torch_state(network) -> dict:
-    leaves = {new: old for old, new in convert_checkpoint.TORCH_LEAVES.items()}
+    leaves = {new: old for old, new in TORCH_LEAVES.items()}
     state = {}
     for name, value in network.parameters_dict().items():
         stem, leaf = name.rsplit(".", 1)

@@ -63,7 +63,7 @@ def test_shards_cover_the_data_once(digits):
     names = find_classes(config, False, CPU)
 
     def labels_of(is_train, rank, size, epoch=1):
-        dataset = create_dataset(config, is_train, Device("CPU", 0, rank, size), names, epoch)
+        dataset = create_dataset(config, is_train, Device("CPU", 0, rank, size), names, epoch=epoch)
         return [
             int(label)
             for _, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)

@@ -89,7 +89,7 @@ def test_failed_export_keeps_the_old_file(tiny, tmp_path, monkeypatch):
             file.write("half")
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(export.ms, "export", fail)
+    monkeypatch.setattr("src.exporting.ms.export", fail)
     with pytest.raises(DataError, match=r"m\.mindir cannot be written: no space left"):
         run_export(tiny, tmp_path / "m")
     assert [path.name for path in tmp_path.iterdir()] == ["m.mindir"]

@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/__init__.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/__init__.py; copy with: python scripts/sync_model_utils.py --write
 """Shared runtime of the model folders. Importing it sets the environment that must stand before the first operator runs."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/checkpoint.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/checkpoint.py; copy with: python scripts/sync_model_utils.py --write
 """Checkpoints: written whole or not at all, kept N, resumed from, and loaded with a report of what fitted.
 
 A file holds parameters and the metadata, a JSON text as bytes: {"network": what builds it, "input": what it was trained

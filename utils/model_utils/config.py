@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/config.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/config.py; copy with: python scripts/sync_model_utils.py --write
 """Configuration: YAML and command line become one typed, read-only object; errors become one line and an exit status.
 
 A recipe is a YAML file of up to three documents: values, one line of help for each key, the choices of a key. The
@@ -42,16 +42,24 @@ class DataError(Exception):
 class Config(Mapping):
     """Read-only settings: `config.lr_init`, `config["lr_init"]`; nested dictionaries are nested Config objects.
 
-    `given` holds the keys that the command line named, so that a program can tell a wish from a default.
+    `given` holds the keys that the command line named, so that a program can tell a wish from a default. An alias of a
+    key, from `aliases`, reads and replaces it wherever a key does; iteration shows the keys only.
     """
 
-    def __init__(self, values: Mapping[str, Any], given: frozenset[str] = frozenset()):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        given: frozenset[str] = frozenset(),
+        aliases: Mapping[str, str] | None = None,
+    ):
         nested = {key: Config(value) if isinstance(value, dict) else value for key, value in values.items()}
+        aliases = dict(aliases or {})
         object.__setattr__(self, "_values", nested)
-        object.__setattr__(self, "given", given)
+        object.__setattr__(self, "_aliases", aliases)
+        object.__setattr__(self, "given", given | {alias for alias, key in aliases.items() if key in given})
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("__") or key not in self._values:
+        if key.startswith("__") or self._aliases.get(key, key) not in self._values:
             raise AttributeError(f"the configuration has no key '{key}'{_nearest(key, self._values)}")
         return self[key]
 
@@ -59,7 +67,7 @@ class Config(Mapping):
         raise AttributeError(f"the configuration is read-only: '{key}' was not set; use config.replace({key}=...)")
 
     def __getitem__(self, key: str) -> Any:
-        value = self._values[key]
+        value = self._values[self._aliases.get(key, key)]
         return list(value) if isinstance(value, list) else value  # a copy: the original is read-only
 
     def __iter__(self) -> Iterator[str]:
@@ -69,14 +77,15 @@ class Config(Mapping):
         return len(self._values)
 
     def __reduce__(self):
-        return Config, (self.to_dict(), self.given)
+        return Config, (self.to_dict(), self.given, self._aliases)
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values; an unknown key is a KeyError."""
+        changes = {self._aliases.get(key, key): value for key, value in changes.items()}
         unknown = sorted(set(changes) - set(self._values))
         if unknown:
             raise KeyError(f"the configuration has no key '{unknown[0]}'{_nearest(unknown[0], self._values)}")
-        return Config({**self.to_dict(), **changes}, self.given)
+        return Config({**self.to_dict(), **changes}, self.given, self._aliases)
 
     def to_dict(self) -> dict[str, Any]:
         return {key: value.to_dict() if isinstance(value, Config) else value for key, value in self.items()}
@@ -99,7 +108,7 @@ def get_config(
         argv: command line without the program's name; None takes that of the process.
         recipe_key: a key K such that `--K NAME` without `--config_path` chooses the recipe NAME_config.yaml beside the
             default one.
-        aliases: further spellings of keys, {"spelling": "key"}.
+        aliases: further spellings of keys, {"spelling": "key"}, on the command line and in the result.
         description: what the program does, for --help.
 
     Raises:
@@ -124,7 +133,7 @@ def get_config(
             merged[key] = _checked(key, item.text, schema, accepted, f"{path}:{item.line}: ")
     for key, text in given.items():
         merged[key] = _checked(key, text, schema, accepted, "command line: ")
-    return Config(_unflatten(merged), frozenset(given))
+    return Config(_unflatten(merged), frozenset(given), aliases)
 
 
 def run(main: Callable[[], Any]) -> None:

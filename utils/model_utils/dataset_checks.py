@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/dataset_checks.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/dataset_checks.py; copy with: python scripts/sync_model_utils.py --write
 """Is this folder the data set that a job needs: what is expected, what was found, which files are wrong.
 
 MindData itself takes hidden and empty folders for classes and every file for an image, and names a damaged one only
@@ -65,7 +65,7 @@ def check_image_folder(
         raise _error(root, f"{root} holds {len(classes)} classes, more than num_classes={num_classes}; {advice}")
     if check_images:
         paths = [os.path.join(root, name, file) for name in classes for file in images[name]]
-        _check_images(root, paths[shard[0] :: shard[1]])
+        check_image_files(root, paths[shard[0] :: shard[1]])
     return classes
 
 
@@ -151,7 +151,12 @@ def _images_of(root: Path, name: str) -> list[str]:
     return sorted(images)
 
 
-def _check_images(root: Path, paths: list[str]) -> None:
+def check_image_files(root: str | Path, paths: list[str]) -> None:
+    """Open each file to see that it is a complete JPEG, PNG, BMP or TIFF.
+
+    Raises:
+        DataError: the files of the data set `root` that are not.
+    """
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     pool = ThreadPoolExecutor(READERS)
     try:
@@ -160,7 +165,7 @@ def _check_images(root: Path, paths: list[str]) -> None:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining files
     if faults:
         problem = f"{len(faults):,} of {len(paths):,} files are not readable images; mend or remove them"
-        raise _error(root, f"{root}: {problem}:\n    {_some(faults)}")
+        raise _error(Path(root), f"{root}: {problem}:\n    {_some(faults)}")
 
 
 def _faults(paths: list[str]) -> list[str]:

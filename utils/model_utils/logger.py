@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/logger.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/logger.py; copy with: python scripts/sync_model_utils.py --write
 """One logger for console and file, and the record of a run: curves as CSV and PNG, summaries for MindInsight."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/moxing_adapter.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/moxing_adapter.py; copy with: python scripts/sync_model_utils.py --write
 """ModelArts: bring data and checkpoint in once per server, unzip safely, put the results out, also after a failure.
 
 The first rank of each server copies, the others wait for it. They meet in a private folder whose name follows from the

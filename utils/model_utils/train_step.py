@@ -1,9 +1,10 @@
-# Shared file: source utils/model_utils/train_step.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/train_step.py; copy with: python scripts/sync_model_utils.py --write
 """The compiled training step: forward, backward, all-reduce, loss scale, update, moving average of the weights."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import mindspore as ms
@@ -34,11 +35,58 @@ class ExponentialMovingAverage(nn.Cell):
             ops.assign(self.averages[i], self.averages[i] + self.rate * difference)
 
 
+for_each = ops.HyperMap()  # over tuples; loops over them take several times as long to compile
+
+
+def square_sum(gradient: Tensor) -> Tensor:
+    """Sum of the squares of all elements, a float32 scalar."""
+    return ops.square(gradient.astype(ms.float32)).sum()
+
+
+def times(factor: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient times a factor, in its own type."""
+    return gradient * factor.astype(gradient.dtype)
+
+
+def clip_by_global_norm(gradients: tuple[Tensor, ...], limit: float) -> tuple[Tensor, ...]:
+    """All gradients times min(1, limit / norm), where norm is the L2 norm of all of them together.
+
+    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", 2013, section 3.2. Where
+    the norm is within the limit, the factor is exactly 1. (The framework's function of this name multiplies by the
+    limit and divides by it again, which moves last bits; it is deprecated.)
+
+    Args:
+        gradients: of any shapes, float32 or lower; the norm is computed in float32, so it is finite up to 1.8e19.
+        limit: above 0.
+    """
+    norm = ops.sqrt(ops.addn(for_each(square_sum, gradients)))
+    # Some kernels divide by way of the reciprocal, so that x / x may not be 1.
+    factor = ops.where(norm > limit, limit / ops.maximum(norm, limit), 1.0)
+    return for_each(ops.partial(times, factor), gradients)
+
+
+@ops.constexpr
+def slice_size(batch: int, slices: int) -> int:
+    """Images in each of the equal slices of a batch; runs while the step is compiled.
+
+    Raises:
+        UsageError: the slices would not be equal.
+    """
+    if batch % slices:
+        raise UsageError(f"accumulate_steps={slices} does not divide the batch of {batch} images")
+    return batch // slices
+
+
 class TrainStep(nn.Cell):
     """One training step on a batch; called with (images, labels), returns (loss, loss scale).
 
     The loss is float32 and unscaled. Gradients are averaged over the ranks. With a dynamic loss scale a step whose
     gradients overflow changes nothing but the scale, and the batch-norm statistics, which the forward pass moves.
+
+    With accumulate_steps = k the batch is cut into k slices, one after the other; forward and backward pass run on one
+    slice at a time, so they need the memory of one. Loss and gradients are averaged over the slices, then all-reduced
+    and applied once. The update is that of the whole batch where each image counts by itself; batch norm normalizes
+    each slice by its own statistics and moves the stored ones k times.
 
     Args:
         network: (N, ...) images to predictions; its parameter names stay as they are.
@@ -48,9 +96,12 @@ class TrainStep(nn.Cell):
         dynamic_loss_scale: double the scale after 2,000 sound steps, halve it on overflow.
         ema_decay: decay of the moving average of the weights, in [0, 1); 0 keeps none.
         size: number of ranks.
+        clip_grad_norm: largest L2 norm of all gradients together, unscaled and averaged over slices and ranks; larger
+            ones are scaled down to it. 0 does not clip. Whether gradients overflow is decided before.
+        accumulate_steps: number of slices of the batch, 1 or more; it divides the batch.
 
     Raises:
-        UsageError: a loss scale or decay out of its range.
+        UsageError: an option out of its range; when the step is compiled, a batch that accumulate_steps does not divide.
     """
 
     def __init__(
@@ -63,14 +114,21 @@ class TrainStep(nn.Cell):
         dynamic_loss_scale: bool = False,
         ema_decay: float = 0.0,
         size: int = 1,
+        clip_grad_norm: float = 0.0,
+        accumulate_steps: int = 1,
     ):
         super().__init__(auto_prefix=False)
         if loss_scale < 1:
             raise UsageError(f"loss_scale={loss_scale}: 1 or more is accepted")
         if not 0 <= ema_decay < 1:
             raise UsageError(f"ema_decay={ema_decay}: 0 or more and below 1 is accepted")
+        if not (math.isfinite(clip_grad_norm) and clip_grad_norm >= 0):
+            raise UsageError(f"clip_grad_norm={clip_grad_norm}: 0 or more is accepted")
+        if accumulate_steps < 1:
+            raise UsageError(f"accumulate_steps={accumulate_steps}: 1 or more is accepted")
         self.network, self.loss_fn, self.optimizer = network, loss_fn, optimizer
         self.weights = optimizer.parameters
+        self.clip_grad_norm, self.slices = clip_grad_norm, accumulate_steps
         self.dynamic = dynamic_loss_scale
         self.scaler = amp.DynamicLossScaler(loss_scale, 2, 2000) if self.dynamic else amp.StaticLossScaler(loss_scale)
         self.ema = ExponentialMovingAverage(network, ema_decay) if ema_decay else None
@@ -82,7 +140,10 @@ class TrainStep(nn.Cell):
         return self.scaler.scale(loss), loss
 
     def construct(self, images, labels):
-        (_, loss), gradients = self.grad(images, labels)
+        if self.slices == 1:
+            (_, loss), gradients = self.grad(images, labels)
+        else:
+            loss, gradients = self._accumulate(images, labels)
         gradients = self.scaler.unscale(gradients)
         if self.reducer is not None:
             gradients = self.reducer(gradients)
@@ -95,7 +156,27 @@ class TrainStep(nn.Cell):
             self._update(gradients)
         return loss, self.scaler.scale_value
 
+    def _accumulate(self, images, labels):
+        """Loss and gradients (scaled), averaged over the slices of the batch."""
+        size = slice_size(images.shape[0], self.slices)
+        images = images.reshape((self.slices, size) + images.shape[1:])
+        labels = labels.reshape((self.slices, size) + labels.shape[1:])
+        loss, gradients = Tensor(0, ms.float32), for_each(ops.zeros_like, self.weights)
+        index = ms.mutable(Tensor(0, ms.int32))
+        while index < self.slices:  # stays a loop in the graph; unrolled, each slice would have kernels of its own
+            (_, part_loss), part_gradients = self.grad(images[index], labels[index])
+            loss = loss + part_loss
+            gradients = for_each(ops.add, gradients, part_gradients)
+            index = index + 1
+
+        def mean(total):
+            return total / self.slices
+
+        return mean(loss), for_each(mean, gradients)
+
     def _update(self, gradients):
+        if self.clip_grad_norm > 0:
+            gradients = clip_by_global_norm(gradients, self.clip_grad_norm)
         self.optimizer(gradients)
         if self.ema is not None:
             self.ema()

@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/callbacks.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/callbacks.py; copy with: python scripts/sync_model_utils.py --write
 """What happens around the training steps: progress, curves, checkpoints, evaluation, and the two ways to stop early."""
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Progress(Callback):
         log_interval: steps between two points of the curves.
         record: curves, or None on ranks that write none.
         fetch_interval: steps between two fetches of the loss from the device, which wait for it.
+        epoch_line: a further line at the end of each epoch, with the fields of `str.format` time, epoch, step (of the
+            run), loss, speed (images per second) and milliseconds (of a step); empty: none.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Progress(Callback):
         log_interval: int,
         record: RunRecord | None,
         fetch_interval: int = 1,
+        epoch_line: str = "",
     ):
         _require_positive(log_interval=log_interval)
         self.position, self.epochs, self.learning_rates = position, epochs, learning_rates
         self.images_per_step, self.log_interval, self.record = images_per_step, log_interval, record
-        self.fetch_interval = fetch_interval
+        self.fetch_interval, self.epoch_line = fetch_interval, epoch_line
         self.is_terminal = sys.stdout.isatty()
         self._start = self._step_end = time.monotonic()
         self._first_total = position.total
@@ -141,6 +144,12 @@ class Progress(Callback):
             self._clear_line()
             get_logger().info("epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
             get_logger().info("result: epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
+            if self.epoch_line:
+                steps = at.step - self._epoch_start_step
+                fields = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "epoch": at.epoch, "step": at.total, "loss": loss}
+                get_logger().info(
+                    self.epoch_line.format(**fields, speed=speed, milliseconds=1000 * elapsed / steps)
+                )  # fmt: skip
         if self.record is not None and (is_epoch_end or at.step % self.log_interval == 0):
             self.record.add(at.total, loss=loss, learning_rate=rate, images_per_second=speed)
 

@@ -1,4 +1,4 @@
-# Shared file: source utils/model_utils/device_adapter.py; rewrite the copies with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/model_utils/device_adapter.py; copy with: python scripts/sync_model_utils.py --write
 """The device: target, rank, collectives, and the operators whose fastest spelling depends on it."""
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ class Device:
         return wanted
 
 
-def init(config: Config) -> Device:
+def init(config: Config, distributed: bool = True) -> Device:
     """Choose the device and, where a launcher has started several processes, join them.
 
     Size 1 never touches communication. The device index is that of the command line, else of the environment variable
-    DEVICE_ID, else of the recipe.
+    DEVICE_ID, else of the recipe. With `distributed` False this process works alone, whatever a launcher has announced.
 
     Raises:
         UsageError: a device index that cannot be.
         DataError: the target does not exist on this machine, or the processes did not find each other.
     """
-    target, distributed = config.device_target, world_size(os.environ) > 1
+    target, distributed = config.device_target, distributed and world_size(os.environ) > 1
     device_id = _device_id(config)
     if target == "CPU" and not distributed and device_id != 0:
         raise UsageError(f"device_id={device_id} (option or variable DEVICE_ID): the CPU is one device, index 0")
@@ -168,6 +168,43 @@ class _CPULeakyReLU(nn.Cell):
 def leaky_relu(negative_slope: float = 0.1) -> nn.Cell:
     """Leaky ReLU cell: x for x > 0, negative_slope * x otherwise; any shape."""
     return _CPULeakyReLU(negative_slope) if _use_cpu_spelling() else nn.LeakyReLU(negative_slope)
+
+
+def activation(name: str, negative_slope: float = 0.1) -> nn.Cell:
+    """Activation cell, any shape: leaky_relu (with `negative_slope`), relu or mish (Misra 2019: x tanh(ln(1 + e^x))).
+
+    Raises:
+        ValueError: another name, or a slope outside [0, 1).
+    """
+    if name == "leaky_relu":
+        if not 0 <= negative_slope < 1:
+            raise ValueError(f"negative_slope={negative_slope}: 0 or more and below 1 is accepted")
+        return leaky_relu(negative_slope)
+    if name not in ("relu", "mish"):
+        raise ValueError(f"activation={name}: leaky_relu, relu and mish are accepted")
+    if name == "relu":
+        return nn.ReLU()
+    if _portable:
+        return _PortableMish()
+    return _CPUMish() if _use_cpu_spelling() else nn.Mish()
+
+
+class _CPUMish(nn.Cell):
+    """x (1 - q) / (1 + q) with q = sigmoid(-x)^2: on CPU, MindSpore's own is not finite for x of 44.4 and more."""
+
+    def construct(self, x):
+        rest = 1.0 - ops.sigmoid(x)
+        square = rest * rest
+        return x * ((1.0 - square) / (1.0 + square))
+
+
+class _PortableMish(nn.Cell):
+    """x u / (2 - u) with u = t (2 - t), t = sigmoid(x): the exporter of ONNX has no Mish."""
+
+    def construct(self, x):
+        t = ops.sigmoid(x)
+        u = t * (2 - t)
+        return x * u / (2 - u)
 
 
 class _CPUMaxPool2x2(nn.Cell):

@@ -1,0 +1,56 @@
+"""Write the labels of a folder that holds one folder of pictures for each class, as JSON: {"<file name>": class index}.
+
+    python create_imagenet2012_label.py --img_path validation_preprocess
+
+The class index is the place of the folder in the sorted list of class folders. The file imagenet_label.json is written
+into the current directory; postprocess.py reads it (--label_path). Hidden files and folders do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from src.model_utils import config as configuration
+from src.model_utils.config import DataError
+from src.model_utils.dataset_checks import ENDINGS, check_image_folder
+
+OUTPUT = "imagenet_label.json"
+
+
+def image_labels(folder: str | Path) -> dict[str, int]:
+    """The class index of each file name, sorted by class folder and file name.
+
+    Raises:
+        DataError: another kind of folder, or a file name that two classes have.
+    """
+    labels: dict[str, int] = {}
+    names = check_image_folder(folder, sys.maxsize, check_images=False)
+    for index, name in enumerate(names):
+        for path in sorted(Path(folder, name).iterdir()):
+            if path.name.startswith(".") or not path.name.endswith(ENDINGS):
+                continue
+            if path.name in labels:
+                raise DataError(
+                    f"{path} has the name of a file of class {names[labels[path.name]]}; rename one of the two"
+                )
+            labels[path.name] = index
+    return labels
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--img_path", required=True, help="folder with one folder of pictures for each class")
+    labels = image_labels(parser.parse_args(argv).img_path)
+    content = json.dumps(labels, indent=0)
+    path = Path(OUTPUT)
+    if path.exists() and path.read_text(encoding="utf-8") != content:
+        raise DataError(f"{path.absolute()} exists and holds something else; remove it or go to another directory")
+    path.write_text(content, encoding="utf-8")
+    print(f"[INFO] Completed! Total {len(labels)} data.")
+
+
+if __name__ == "__main__":
+    configuration.run(main)

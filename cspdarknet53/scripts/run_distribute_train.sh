@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Train on the Ascend devices of a rank table, device i in the folder train_parallel<i> of the current directory.
+set -euo pipefail
+USAGE="Usage: bash run_distribute_train.sh [RANK_TABLE_FILE] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
+       DEVICE_NUM=N bash run_distribute_train.sh [DATA_DIR] (option)[PATH_CHECKPOINT] --device_target CPU [OPTIONS]
+DATA_DIR holds one folder for each class; with --data_format list it holds the images that --list_file names. Training
+starts from the weights of PATH_CHECKPOINT, if it is given. On a CPU msrun starts the processes, all in
+train_parallel0; there a rank table may be given too, instead of DEVICE_NUM.
+Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIND_CORES (0: do not bind each device's
+process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end after one has died,
+default: 10); the defaults HCCL_CONNECT_TIMEOUT=600, DEPLOY_MODE=0 and GE_USE_STATIC_MEMORY=1 are set where unset."
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+
+# has_rank_table ARGUMENT...: is the first one a rank table? Where it does not exist, the second one tells.
+has_rank_table() {
+    if (($# == 2)); then [[ -f "$1" || (! -d "$1" && -d "$2") ]]; else (($# == 3)); fi
+}
+
+parse_arguments "$@"
+target="$(option_value device_target)"
+if [[ -z "$target" || "$target" == Ascend ]]; then
+    target=Ascend
+    tables=1
+    expect_arguments 2 3
+else
+    expect_arguments 1 2 3
+    if has_rank_table "${ARGS[@]}"; then tables=1; else tables=0; fi
+fi
+
+if ((tables)); then rank_table="$(file_argument RANK_TABLE_FILE "${ARGS[0]}")"; fi
+data_dir="$(directory_argument DATA_DIR "${ARGS[tables]}")"
+# One folder for all ranks: a rank that resumes must see the checkpoints of the others.
+JOB=(train.py --is_distributed=1 --data_dir="$data_dir" --ckpt_path="$CALLER_DIR/train_parallel0/checkpoint")
+if ((${#ARGS[@]} == tables + 2)); then
+    checkpoint="$(file_argument PATH_CHECKPOINT "${ARGS[tables + 1]}")"
+    JOB+=(--pretrained="$checkpoint")
+    # A new run renames the run folders of an earlier one.
+    if [[ "$(realpath -- "$checkpoint")" == "$(realpath -- "$CALLER_DIR")"/train_parallel+([0-9])/* ]]; then
+        die "$checkpoint is in a run folder train_parallel<i>; start the launcher in another directory"
+    fi
+fi
+
+export HCCL_CONNECT_TIMEOUT="${HCCL_CONNECT_TIMEOUT:-600}"
+export DEPLOY_MODE="${DEPLOY_MODE:-0}" GE_USE_STATIC_MEMORY="${GE_USE_STATIC_MEMORY:-1}"
+ENV_LOG_NAMES+=" DEPLOY_MODE GE_USE_STATIC_MEMORY"
+if [[ "$target" == Ascend ]]; then
+    run_rank_table_job train_parallel log.txt "$rank_table"
+else
+    if ((tables)); then read_rank_table "$rank_table"; fi
+    device_num="$(positive_argument DEVICE_NUM "${DEVICE_NUM:-}")"
+    run_cluster_job train_parallel0 log.txt "$device_num"
+fi

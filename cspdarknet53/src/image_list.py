@@ -1,0 +1,112 @@
+"""Data sets given as a text file of lines `RELATIVE_PATH LABEL`: the path of an image below a folder, its class index."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import mindspore.dataset as ds
+import numpy as np
+
+from .model_utils.config import DataError
+from .model_utils.dataset_checks import ENDINGS, check_image_files
+
+
+def read_image_list(list_file: str | Path) -> list[tuple[str, int]]:
+    """Relative paths and labels of a list file; blank lines do not count, a path may hold blanks.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or has a line of another form or a path twice.
+    """
+    try:
+        lines = Path(list_file).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    except OSError as error:
+        raise DataError(
+            f"list_file={list_file} cannot be read: {error.strerror}; give a text file of lines RELATIVE_PATH LABEL"
+        ) from error
+    rows: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        path, _, label = line.strip().replace("\t", " ").rpartition(" ")
+        path = path.strip()
+        if not (label.isascii() and label.isdigit()) or not path.endswith(ENDINGS):
+            raise DataError(
+                f"{list_file}:{number}: '{line.strip()}' is not a line RELATIVE_PATH LABEL, "
+                "for example n01440764/n01440764_10026.JPEG 0"
+            )
+        if path in rows:
+            raise DataError(f"{list_file}:{number}: '{path}' stands on an earlier line already; keep one of the two")
+        rows[path] = int(label)
+    if not rows:
+        raise DataError(f"list_file={list_file} holds no line; lines RELATIVE_PATH LABEL are expected")
+    return list(rows.items())
+
+
+def check_image_list(
+    folder: str | Path,
+    list_file: str | Path,
+    num_classes: int,
+    *,
+    check_images: bool = True,
+    shard: tuple[int, int] = (0, 1),
+) -> list[str]:
+    """The class names of a list: the folder of a class's images where each class has one of its own, else its number.
+
+    Args:
+        folder: the paths of the list are below it.
+        list_file: see `read_image_list`.
+        num_classes: width of the network's output; labels are below it.
+        check_images: open every file to see that it is a complete image.
+        shard: (rank, size): this process opens every size-th file.
+
+    Raises:
+        DataError: a fault of the list, a label that is too large, a path that is no file, a damaged image.
+    """
+    rows = read_image_list(list_file)
+    if not os.path.isdir(folder):
+        raise DataError(f"data_dir={folder} is not a folder; give the one that the paths of {list_file} start from")
+    count = 1 + max(label for _, label in rows)
+    if count > num_classes:
+        path = next(path for path, label in rows if label == count - 1)
+        raise DataError(
+            f"{list_file}: {path} has the label {count - 1}, num_classes={num_classes}; give --num_classes {count}"
+        )
+    missing = [path for path, _ in rows if not os.path.isfile(os.path.join(folder, path))]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(rows)} paths of {list_file} are no files in {folder}, the first is {missing[0]}"
+        )
+    if check_images:
+        check_image_files(folder, [os.path.join(folder, path) for path, _ in rows][shard[0] :: shard[1]])
+    return _class_names(rows, count)
+
+
+def _class_names(rows: list[tuple[str, int]], count: int) -> list[str]:
+    folders: dict[int, set[str]] = {}
+    for path, label in rows:
+        folders.setdefault(label, set()).add(os.path.dirname(path).rpartition("/")[2])
+    names = {label: names.pop() for label, names in folders.items() if len(names) == 1}
+    if len(names) < count or len(set(names.values())) < count or "" in names.values():
+        return [str(label) for label in range(count)]
+    return [names[label] for label in range(count)]
+
+
+class _Files:
+    """Random access to the bytes and labels of the images of a list."""
+
+    def __init__(self, folder: str, rows: list[tuple[str, int]]):
+        self.folder, self.rows = folder, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        path, label = self.rows[index]
+        return np.fromfile(os.path.join(self.folder, path), np.uint8), np.array(label, np.int32)
+
+
+def image_list(folder: str, list_file: str, **options) -> ds.Dataset:
+    """The images (file bytes) and labels of a list, in the order of the sampler among `options`."""
+    source = _Files(folder, read_image_list(list_file))
+    return ds.GeneratorDataset(source, ["image", "label"], python_multiprocessing=False, **options)

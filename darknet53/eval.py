@@ -1,0 +1,45 @@
+"""Evaluate a checkpoint: top-1 and top-5 accuracy over every validation image, each counted once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.dataset import count_images, create_dataset, find_classes
+from src.evaluation import evaluate, match_classes
+from src.inference import load_network, with_input
+from src.model_utils import config as configuration
+from src.model_utils import moxing_adapter
+from src.model_utils.config import Config
+from src.model_utils.logger import init_logger
+from src.recipe import init_device, read_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = read_config(argv, __doc__)
+    with moxing_adapter.job(config, adapt_paths) as config:
+        device = init_device(config)
+        logger = init_logger(config.run_dir, "eval.log", device.rank)
+        network, about = load_network(config.checkpoint_path, config, use_ema=config.use_ema)
+        names = match_classes(find_classes(config, False, device), about, config)
+        config = with_input(config, about)
+        dataset = create_dataset(config, False, device, names)
+        if config.dry_run:
+            logger.info("dry run: everything was built, nothing was evaluated")
+            return
+        metrics = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
+        result = {name: metrics[name] for name in ("top_5_accuracy", "top_1_accuracy")}
+        logger.info("result: %s ckpt= %s", result, config.checkpoint_path)
+
+
+def adapt_paths(config: Config) -> Config:
+    """Where a ModelArts job finds its data and its checkpoint."""
+    data = Path(moxing_adapter.data_dir(config))
+    return config.replace(
+        val_data_dir=str(data / "val" if (data / "val").is_dir() else data),
+        checkpoint_path=moxing_adapter.checkpoint_file(config),
+        run_dir=config.output_path,
+    )
+
+
+if __name__ == "__main__":
+    configuration.run(main)
