@@ -30,7 +30,7 @@ COPY = Path("src/model_utils")
 # Further shared files, which lie among a folder's own ones: source folder -> folder of the copies.
 MIRRORED = {Path("utils/classification"): Path("."), Path("utils/launchers"): Path("scripts")}
 # The first model has tests of its own of what these test, and more.
-COMMON_TESTS = ("training", "evaluation", "bad_input", "export", "distributed")
+COMMON_TESTS = ("training", "evaluation", "bad_input", "export", "distributed", "fine_tuning")
 EXCLUDED = frozenset(("tinydarknet", f"test_common_{subject}.py") for subject in COMMON_TESTS)
 
 MEND = "python scripts/sync_model_utils.py --write"
@@ -40,7 +40,7 @@ THIRD_PARTY = frozenset({"numpy", "yaml", "mindspore", "PIL"})
 # Programs and the package src of a folder, the readers of other formats, which a file imports where it needs them, tests.
 PROGRAMS = {"train", "eval", "export", "infer", "postprocess"}
 MIRRORED_IMPORTS = (
-    THIRD_PARTY | PROGRAMS | {"conftest", "pytest"} | {"src", "onnx", "onnxruntime", "safetensors", "torch"}
+    THIRD_PARTY | PROGRAMS | {"conftest", "digits", "pytest"} | {"src", "onnx", "onnxruntime", "safetensors", "torch"}
 )
 ONLY_IN = {"moxing_adapter.py": frozenset({"moxing"})}  # ModelArts images bring it; it is not on PyPI
 MODEL_NAMES = re.compile("tinydarknet|cspdarknet53|darknet53|tinynet|yolov3|res2net", re.IGNORECASE)

@@ -492,9 +492,27 @@ def test_start_fresh_moves_aside(folder):
     folder.save(1, 9, PARAMETERS, {"run": 1})
     save(folder.best, PARAMETERS, {})
     folder.start_fresh()
-    moved = [path for path in folder.folder.parent.iterdir() if path != folder.folder]
-    assert len(moved) == 1 and names(moved[0]) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
+    moved = list(folder.folder.iterdir())
+    assert (
+        len(moved) == 1
+        and moved[0].name.startswith("earlier_")
+        and names(moved[0]) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
+    )
     assert folder.files() == [] and load(moved[0] / "train_net_data-1_9.ckpt")[1]["run"] == 1
+
+
+def test_checkpoints_in_the_current_directory(tmp_path, monkeypatch):
+    """A folder without a name of its own, which holds other files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log").write_text("kept")
+    folder = CheckpointFolder("./", "net", 3)
+    for epoch in (1, 2):
+        folder.save(epoch, 1, PARAMETERS, {})
+    folder.set_aside_after(1, 1)
+    assert names(tmp_path)[-2:] == ["log", "net-1_1.ckpt"]
+    folder.start_fresh()
+    assert folder.files() == [] and (tmp_path / "log").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.rglob("*.ckpt")) == ["net-1_1.ckpt", "net-2_1.ckpt"]
 
 
 # ---- the whole training state

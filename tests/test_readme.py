@@ -6,12 +6,14 @@ what the reader puts in. The checks return findings, so that they can be tried o
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,7 +185,8 @@ def check_options(readme: Readme) -> list[str]:
         if command.words[0] == "python" and reads_config(path):
             configured.append(list(command.words[2:]))
             continue
-        text = path.read_text(encoding="utf-8")
+        sources = [path, *(path.parent.glob("src/*.py") if command.words[0] == "python" else [])]
+        text = "".join(source.read_text(encoding="utf-8") for source in sources)
         options = [word.split("=")[0] for word in command.words[2:] if word.startswith("--")]
         findings += [f"{command.program} has no option {option}" for option in options if f'"{option}"' not in text]
     return findings + (check_config(readme.folder, configured) if configured else [])
@@ -235,6 +238,26 @@ def check_parameters(readme: Readme) -> list[str]:
             expected = values.get(key, "")
             if row[column].strip("`") != expected:
                 findings.append(f"{key}: the table says {row[column]} for {recipe}, the recipe {expected}")
+    return findings
+
+
+def second_spellings(recipe: Path) -> dict[str, str]:
+    """The dictionary ALIASES of a folder's recipe.py; empty where there is none."""
+    for node in ast.parse(recipe.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [target.id for target in node.targets] == ["ALIASES"]:
+            return ast.literal_eval(node.value)
+    return {}
+
+
+def check_second_spellings(readme: Readme) -> list[str]:
+    """Differences between the table of second spellings and what the configuration accepts."""
+    found = [row for table in tables(readme.text) if table[0][0] == "second spelling" for row in table[1:]]
+    documented = {spelling.strip("`"): key.strip("`") for spelling, key in found}
+    accepted = second_spellings(readme.folder / "src" / "recipe.py")
+    findings = [f"{spelling} is missing in the table" for spelling in accepted if spelling not in documented]
+    for spelling, key in documented.items():
+        if accepted.get(spelling) != key:
+            findings.append(f"{spelling}: the table says {key}, the recipe {accepted.get(spelling, 'nothing')}")
     return findings
 
 
@@ -295,6 +318,11 @@ def test_parameter_tables_equal_the_recipes(readme):
     assert check_parameters(readme) == []
 
 
+@every_model
+def test_second_spellings_equal_those_of_the_recipe(readme):
+    assert check_second_spellings(readme) == []
+
+
 @every
 def test_nothing_is_left_to_do(readme):
     assert not re.search(r"TODO|FIXME|TBD", readme.text)
@@ -326,7 +354,7 @@ def test_launcher_table_equals_the_usage_texts(readme):
 
 
 def fill_in(words: tuple[str, ...], folder: Path) -> list[str]:
-    """The words with existing files and folders for /path/to/..."""
+    """The words with existing files and folders for /path/to/...; a folder holds the folders train and val."""
     filled = []
     for word in words:
         if word.startswith(PLACEHOLDER):
@@ -337,7 +365,8 @@ def fill_in(words: tuple[str, ...], folder: Path) -> list[str]:
             elif path.suffix:
                 path.touch()
             else:
-                path.mkdir(exist_ok=True)
+                for part in ("train", "val"):
+                    (path / part).mkdir(parents=True, exist_ok=True)
             word = str(path)
         filled.append(word)
     return filled
@@ -425,7 +454,12 @@ def _quick_start_block(readme: Readme) -> int:
 
 # ---- The checks themselves -------------------------------------------------------------------------------------------
 
-MODEL_README = ROOT / "tinydarknet" / "README.md"
+
+def findings_after(folder: str, check: Callable[[Readme], list[str]], right: str, wrong: str) -> list[str]:
+    """What a check finds in the README of a folder in which a text was replaced by another."""
+    readme = read(ROOT / folder / "README.md")
+    assert right in readme.text
+    return check(replace(readme, text=readme.text.replace(right, wrong)))
 
 
 @pytest.mark.parametrize(
@@ -449,10 +483,28 @@ MODEL_README = ROOT / "tinydarknet" / "README.md"
     ],
 )
 def test_a_broken_readme_is_found(check, right, wrong, finding):
-    readme = read(MODEL_README)
-    assert right in readme.text
-    broken = replace(readme, text=readme.text.replace(right, wrong))
-    assert any(finding in found for found in check(broken)), check(broken)
+    found = findings_after("tinydarknet", check, right, wrong)
+    assert any(finding in problem for problem in found), found
+
+
+@pytest.mark.parametrize(
+    "folder, check, right, wrong, finding",
+    [
+        ("darknet53", check_options, "--class_num 17", "--classes 17", "unknown option '--classes'"),
+        ("darknet53", check_options, "--num_classes 17", "--class_num 17", "convert_checkpoint.py has no option"),
+        ("darknet53", check_parameters, "| `class_num` | `1000`", "| `class_num` | `10`", "the table says `10`"),
+        ("darknet53", check_second_spellings, "| `lr_init` | `lr` |", "| `lr_init` | `T_max` |", "lr_init: the table"),
+        ("darknet53", check_tree, "        folding.py ", "        ", "folding.py is not in the tree"),
+        ("cspdarknet53", check_options, "--image_size 64,64", "--image_size 64", "image_size=[64]"),
+        ("cspdarknet53", check_options, "--img_path", "--image_path", "create_imagenet2012_label.py has no option"),
+        ("cspdarknet53", check_parameters, "| `ckpt_path` |", "| `ckpt` |", "ckpt_path is missing"),
+        ("cspdarknet53", check_second_spellings, "| `label_path` | `label_file` |\n", "", "label_path is missing"),
+        ("cspdarknet53", check_tree, "        image_list.py ", "        images.py ", "images.py does not exist"),
+    ],
+)
+def test_other_broken_readmes_are_found(folder, check, right, wrong, finding):
+    found = findings_after(folder, check, right, wrong)
+    assert any(finding in problem for problem in found), found
 
 
 def test_simple_commands():

@@ -3,7 +3,7 @@
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train.sh [RANK_TABLE_FILE] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
        DEVICE_NUM=N bash run_distribute_train.sh [DATA_DIR] (option)[PATH_CHECKPOINT] --device_target CPU [OPTIONS]
-DATA_DIR holds one folder for each class; with --data_format list it holds the images that --list_file names. Training
+DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. Training
 starts from the weights of PATH_CHECKPOINT, if it is given. On a CPU msrun starts the processes, all in
 train_parallel0; there a rank table may be given too, instead of DEVICE_NUM.
 Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIND_CORES (0: do not bind each device's

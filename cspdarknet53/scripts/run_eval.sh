@@ -3,7 +3,7 @@
 # the current directory.
 set -euo pipefail
 USAGE="Usage: bash run_eval.sh [DEVICE_ID] [DATA_DIR] [PATH_CHECKPOINT] [OPTIONS]
-DATA_DIR holds one folder for each class; with --data_format list it holds the images that --list_file names. The log
+DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. The log
 is eval.log; the link log.txt beside it points to it."
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"

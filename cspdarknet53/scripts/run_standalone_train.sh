@@ -2,7 +2,7 @@
 # Train on one Ascend device, or with --device_target CPU on the CPU, in the folder train of the current directory.
 set -euo pipefail
 USAGE="Usage: bash run_standalone_train.sh [DEVICE_ID] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
-DATA_DIR holds one folder for each class; with --data_format list it holds the images that --list_file names. Training
+DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. Training
 starts from the weights of PATH_CHECKPOINT, if it is given. The link log.txt of the current directory points to the
 log of the newest run, train/log.txt."
 # shellcheck source-path=SCRIPTDIR source=common.sh

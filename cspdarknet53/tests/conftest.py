@@ -27,6 +27,7 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 EXPORT_BATCH = "--export_batch_size"
+FREEZE = "stem.*,stages.0.*"  # the first layers
 # Launcher of a training with two processes, its positional arguments, its run folder.
 DISTRIBUTED = ("run_distribute_train.sh", lambda data: [str(data / "train")], "train_parallel0")
 

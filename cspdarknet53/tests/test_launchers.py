@@ -185,7 +185,7 @@ def test_distributed_training_through_msrun(bench, target, table, checkpoint):
 
 @pytest.mark.parametrize("script", [STANDALONE, EVAL])
 def test_further_options_come_last(bench, script):
-    options = ["--device_target=CPU", "--data_format", "list", "--list_file", "two words.txt"]
+    options = ["--device_target=CPU", "--list_file", "two words.txt"]
     result = bench.run(script, *CALLS[script], *options[:2], "--wait", *options[2:])
     assert (result.returncode, result.stderr) == (0, "")
     assert bench.record()["argv"][-len(options) :] == options

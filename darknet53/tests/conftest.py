@@ -27,6 +27,7 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 EXPORT_BATCH = "--batch_size"
+FREEZE = "conv0.*,conv1.*,layer1.*"  # the first layers
 # Launcher of a training with two processes, its positional arguments, its run folder.
 DISTRIBUTED = ("run_distribute_train_gpu.sh", lambda data: ["darknet53", "imagenet2012", str(data)], "train_parallel")
 

@@ -56,7 +56,7 @@ def test_resume_from_an_earlier_file_leaves_its_branch(few_digits, tmp_path):
     first = states(tmp_path)[0]
     assert train.main(small_run(few_digits, tmp_path, epoch_size=2, resume=first, lr_init=0.01)) == 0
     assert [path.name.split("-")[1] for path in states(tmp_path)] == ["1_7.ckpt", "2_7.ckpt"]
-    aside = [path.name.split("-")[1] for path in sorted((tmp_path / "checkpoints").glob("0_*/*"))]
+    aside = [path.name.split("-")[1] for path in sorted((tmp_path / "checkpoints/0").glob("earlier_*/*"))]
     assert aside == ["2_7.ckpt", "3_7.ckpt"]
 
 
@@ -159,8 +159,8 @@ def test_complete_run_is_not_trained_again(few_digits, straight):
 def test_new_run_moves_old_checkpoints_aside(few_digits, tmp_path):
     for _ in range(2):
         assert train.main(small_run(few_digits, tmp_path, epoch_size=1)) == 0
-    folders = sorted((tmp_path / "checkpoints").iterdir())
-    assert len(folders) == 2 and all(len(list(folder.glob("*.ckpt"))) == 1 for folder in folders)
+    found = sorted((tmp_path / "checkpoints/0").rglob("*.ckpt"))
+    assert len(found) == 2 and {path.name for path in found} == {found[0].name} and len(states(tmp_path)) == 1
 
 
 def test_same_command_same_weights(few_digits, tmp_path):

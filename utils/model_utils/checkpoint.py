@@ -153,7 +153,7 @@ def _refuse(report, wanted, weights, source, allow_partial, reset_head) -> None:
         raise DataError(
             f"checkpoint {source}: {name} has shape {tuple(weights[name].shape)}, the network {tuple(wanted[name].shape)}"
             f"{f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''}; it belongs to another network or class count: "
-            "give the matching --num_classes, or train from it with --pre_trained true --reset_head true"
+            "give the matching --num_classes, or start a training from it with --reset_head true"
         )
     if report["missing"] and not (allow_partial and report["loaded"]):
         raise DataError(
@@ -204,20 +204,21 @@ class CheckpointFolder:
 
     def start_fresh(self) -> None:
         """Move the checkpoints of an earlier run aside, so that nothing is written over."""
-        if self.files() or self.best.exists():
-            aside = self.folder.with_name(f"{self.folder.name}_{time.strftime('%Y%m%d-%H%M%S')}")
-            self.folder.rename(aside)
-            get_logger().info("checkpoints of an earlier run moved to %s", aside)
+        self._set_aside([*self.files(), self.best], "checkpoints of an earlier run")
 
     def set_aside_after(self, epoch: int, step: int) -> None:
         """Move the states later than this one aside: they belong to a run that this one does not continue."""
-        later = [path for path in self.files() if _place(path) > (epoch, step)]
-        if later:
-            aside = self.folder.with_name(f"{self.folder.name}_{time.strftime('%Y%m%d-%H%M%S')}")
+        self._set_aside([path for path in self.files() if _place(path) > (epoch, step)], "later checkpoints")
+
+    def _set_aside(self, paths: list[Path], what: str) -> None:
+        """Into a folder beside the checkpoints, which may share theirs with other files."""
+        paths = [path for path in paths if path.exists()]
+        if paths:
+            aside = self.folder / f"earlier_{time.strftime('%Y%m%d-%H%M%S')}"
             aside.mkdir(exist_ok=True)
-            for path in later:
+            for path in paths:
                 path.rename(aside / path.name)
-            get_logger().info("%d later checkpoints moved to %s", len(later), aside)
+            get_logger().info("%d %s moved to %s", len(paths), what, aside)
 
     def find(self, resume: str) -> tuple[dict[str, Parameter], dict[str, Any], Path] | None:
         """The state to resume from: the named file, or with `auto` the newest sound one (None where there is none).
@@ -244,7 +245,7 @@ class CheckpointFolder:
         parameters, metadata = load(path)
         if "epoch" not in metadata:
             raise DataError(
-                f"checkpoint {path} holds weights only, no training state; start from it with --pre_trained true"
+                f"checkpoint {path} holds weights only, no training state; start a new training from it as pretrained weights"
             )
         return parameters, metadata, path
 

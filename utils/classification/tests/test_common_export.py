@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from conftest import EXPORT_BATCH, program
 from src.inference import description, load_model, load_network
 from src.model_utils.checkpoint import save
 from src.model_utils.config import DataError, UsageError
-from src.recipe import build_network, read_config
+from src.recipe import NETWORK, build_network, read_config
 
 import mindspore as ms
 import numpy as np
@@ -26,10 +27,13 @@ SIDE = 64
 
 @pytest.fixture(scope="module", params=["default", "leaky_relu"])
 def weights(request, tmp_path_factory):
-    """Random weights with statistics as training leaves them, of the recipe's activation and of timm's."""
+    """Random weights with statistics as training leaves them, of the recipe's activation; shallow with that of timm."""
+    module = importlib.import_module(f"src.{NETWORK}")
+    stages = module.STAGES
     options = ["--num_classes", "10", "--image_height", str(SIDE), "--image_width", str(SIDE)]
     if request.param == "leaky_relu":
         options += ["--activation", "leaky_relu", "--negative_slope", "0.01"]
+        module.STAGES = (1,) * 5
     about = description(read_config(options, ""), "zero one two three four five six seven eight nine".split())
     network, random = build_network(about), np.random.RandomState(5)
     ranges = {"moving_mean": (0, 0.1), "moving_variance": (0.6, 0.1), "gamma": (1, 0.1), "beta": (0, 0.1)}
@@ -39,7 +43,8 @@ def weights(request, tmp_path_factory):
             parameter.set_data(ms.Tensor(centre + spread * np.abs(random.standard_normal(parameter.shape)), ms.float32))
     path = tmp_path_factory.mktemp("weights") / "weights.ckpt"
     save(path, network.parameters_dict(), about)
-    return path
+    yield path
+    module.STAGES = stages
 
 
 def run_export(checkpoint, target, *options):

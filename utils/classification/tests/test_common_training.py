@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 import random
 import re
@@ -17,14 +18,34 @@ from conftest import FOLDER, assert_same, contents, program, small_run, states
 from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
-from src.recipe import build_network, is_head, read_config
+from src.recipe import NETWORK, build_network, is_head, read_config
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+# One residual block in each stage: what is tested here does not depend on the depth, and takes a quarter of the time.
+SHALLOW = f"import src.model_utils, src.{NETWORK} as network; network.STAGES = (1,) * 5; "
 LONG = {"epoch_size": 4, "log_interval": 2, "keep_checkpoint_max": 2, "save_checkpoint_epochs": 1, "ema_decay": 0.9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    module = importlib.import_module(f"src.{NETWORK}")
+    stages = module.STAGES
+    exec(SHALLOW, {})
+    yield
+    module.STAGES = stages
+
+
+def train_program(*arguments, before: str = "") -> list[str]:
+    """Command line of train.py as a process, with the shallow network."""
+    run = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return [sys.executable, "-c", f"{before}{SHALLOW}{run}", str(FOLDER / "train.py"), *map(str, arguments)]
+
+
+ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(FOLDER), "GLOG_v": "3"}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +129,8 @@ def test_resume_with_other_options_is_refused(few_digits, straight):
 def start(data, out, until="Please check the above information", **changes) -> subprocess.Popen:
     """A training process, returned when it has printed a line with `until`: it has begun to train."""
     process = subprocess.Popen(
-        [sys.executable, str(FOLDER / "train.py"), *small_run(data, out, **changes)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        train_program(*small_run(data, out, **changes)),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     for line in process.stdout:
         if until in line:
@@ -189,13 +210,10 @@ def test_full_disk(few_digits, straight, tmp_path):
     folder.mkdir(parents=True)
     before = folder / states(straight)[0].name
     before.write_bytes(states(straight)[0].read_bytes())
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
-        "sys.argv = sys.argv[1:]; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); "
     result = subprocess.run(
-        [sys.executable, "-c", limited, str(FOLDER / "train.py"), *small_run(few_digits, tmp_path, resume="auto", **LONG)],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300, env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        train_program(*small_run(few_digits, tmp_path, resume="auto", **LONG), before=limited),
+        capture_output=True, text=True, cwd=tmp_path, timeout=300, env=ENVIRONMENT,
     )  # fmt: skip
     assert result.returncode == 1
     assert re.search(r"error: checkpoint \S*-4_5\.ckpt cannot be written", result.stderr), result.stderr
