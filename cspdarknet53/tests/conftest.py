@@ -27,7 +27,7 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 EXPORT_BATCH = "--export_batch_size"
-FREEZE = "stem.*,stages.0.*"  # the first layers
+FREEZE = "stem.*,stages.0.*,stages.1.*"  # the first layers
 # Launcher of a training with two processes, its positional arguments, its run folder.
 DISTRIBUTED = ("run_distribute_train.sh", lambda data: [str(data / "train")], "train_parallel0")
 
@@ -95,6 +95,6 @@ def assert_same(first: Path, second: Path) -> None:
     import numpy as np
 
     one, two = contents(first), contents(second)
-    assert one.keys() == two.keys() and len(one) > 300
+    assert one.keys() == two.keys() and len(one) > 100
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)

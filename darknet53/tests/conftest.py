@@ -27,7 +27,7 @@ def few_digits(tmp_path_factory) -> Path:
 
 
 EXPORT_BATCH = "--batch_size"
-FREEZE = "conv0.*,conv1.*,layer1.*"  # the first layers
+FREEZE = "conv0.*,conv1.*,layer1.*,conv2.*,layer2.*"  # the first layers
 # Launcher of a training with two processes, its positional arguments, its run folder.
 DISTRIBUTED = ("run_distribute_train_gpu.sh", lambda data: ["darknet53", "imagenet2012", str(data)], "train_parallel")
 
@@ -90,6 +90,6 @@ def assert_same(first: Path, second: Path) -> None:
     import numpy as np
 
     one, two = contents(first), contents(second)
-    assert one.keys() == two.keys() and len(one) > 300
+    assert one.keys() == two.keys() and len(one) > 100
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
