@@ -63,7 +63,7 @@ def mirrored_files(root: Path) -> Iterator[tuple[Path, Path]]:
         yield from ((path, copy / path.relative_to(root / source)) for path in sorted(files))
 
 
-def expected_copies(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> Iterator[tuple[Path, Path]]:
+def expected_copies(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> Iterator[tuple[Path, Path]]:
     """Yields each shared file with the place of each of its copies."""
     for folder in model_folders(root):
         for source in source_files(root):
@@ -87,7 +87,7 @@ def _shown(lines: list[bytes], number: int) -> str:
     return repr(lines[number].decode("utf-8", "replace")) if number < len(lines) else "has ended"
 
 
-def check_copies(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[str]:
+def check_copies(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
     """Finds copies that are missing or differ, and files in src/model_utils that have no source."""
     findings = []
     copies = dict((copy, source) for source, copy in expected_copies(root, excluded))
@@ -105,7 +105,7 @@ def check_copies(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) ->
     return findings
 
 
-def check_manifest(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[str]:
+def check_manifest(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
     """Checks that there is something to compare, not too much of it, and that no exclusion has lost its subject."""
     sources = source_files(root)
     findings = []
@@ -242,7 +242,7 @@ def _private_part(dotted: str) -> str:
     return next((part for part in parts if part.startswith("_") and not part.endswith("__")), "")
 
 
-def check(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[str]:
+def check(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
     """Returns everything that is wrong, one line each."""
     siblings = frozenset(path.stem for path in source_files(root))
     findings = check_manifest(root, excluded)
@@ -253,7 +253,7 @@ def check(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[s
     return findings + check_copies(root, excluded)
 
 
-def write(root: Path, excluded: frozenset[tuple[str, str]] = EXCLUDED) -> list[str]:
+def write(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
     """Writes the copies that are missing or differ, and returns their names. Removes nothing."""
     written = []
     for source, copy in expected_copies(root, excluded):
@@ -274,15 +274,16 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--check", action="store_true", help="list what is wrong; exit status 1 when anything is")
     action.add_argument("--write", action="store_true", help="bring the copies up to date, then check")
+    excluded = EXCLUDED if root == ROOT else frozenset()
     if parser.parse_args(argv).write:
-        for name in write(root):
+        for name in write(root, excluded):
             print(f"wrote {name}")
-    findings = check(root)
+    findings = check(root, excluded)
     for finding in findings:
         print(finding, file=sys.stderr)
     if not findings:
         shared = len(source_files(root)) + len(list(mirrored_files(root)))
-        print(f"{shared} shared files, {len(list(expected_copies(root)))} copies: all equal")
+        print(f"{shared} shared files, {len(list(expected_copies(root, excluded)))} copies: all equal")
     return 1 if findings else 0
 
 

@@ -195,11 +195,19 @@ def test_authority(read, recipe, tmp_path):
     assert read("").lr_init == 0.1
     assert read("--dataset_name imagenet").lr_init == 0.1
     config = read("--dataset cifar10 --lr_init=0.4")
-    assert (config.lr_init, config.epoch_size, config.given) == (0.4, 10, {"dataset_name", "lr_init"})
+    assert (config.lr_init, config.epoch_size, config.given) == (0.4, 10, {"dataset_name", "dataset", "lr_init"})
     config = read(f"--config-path {tmp_path}/mine.yaml --dataset_name cifar10")
     assert (config.lr_init, config.epoch_size, config.dataset_name) == (0.3, 90, "cifar10")
     assert read("--lr_init 1 --lr_init 2").lr_init == 2.0
     assert read("-e 10").epoch_size == 10
+
+
+def test_an_alias_reads_and_replaces_its_key(read):
+    config = read("--dataset cifar10")
+    assert config.dataset == config["dataset"] == config.dataset_name == "cifar10" and "dataset" in config.given
+    changed = pickle.loads(pickle.dumps(config)).replace(dataset="imagenet")
+    assert changed.dataset_name == changed.dataset == "imagenet" and "dataset" not in dict(changed)
+    assert "dataset" not in read("").given
 
 
 def test_bare_boolean_flag(read):
@@ -464,9 +472,13 @@ def test_traceback_only_with_debug(monkeypatch, capsys, argv, wanted):
     assert ("Traceback" in text) is wanted
 
 
+DEFAULTS = ("default_config.yaml", "imagenet_config.yaml")
+
+
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("*/*_config.yaml")), ids=lambda path: path.name)
 def test_recipes_of_the_models(recipe):
     """Each is accepted, and the default one has a line of help for each key."""
-    config = get_config(recipe.with_name("imagenet_config.yaml"), ["--config_path", str(recipe)])
-    values, helps, choices = configuration._read_documents(recipe.with_name("imagenet_config.yaml"))
+    default = next(recipe.with_name(name) for name in DEFAULTS if recipe.with_name(name).is_file())
+    config = get_config(default, ["--config_path", str(recipe)])
+    values, helps, choices = configuration._read_documents(default)
     assert set(helps) == set(values) and set(choices) <= set(values) and set(config) == set(values)

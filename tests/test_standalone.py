@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "utils" / "sample_data"))
 FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/train.py"))
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     """CIFAR-10 layout with 64 training and 64 held-out digits, and a folder of 5 pictures."""
-    sys.path.insert(0, str(ROOT / "utils" / "sample_data"))
     from digits import write_cifar10, write_pictures
 
     folder = tmp_path_factory.mktemp("data")
@@ -38,15 +38,84 @@ def run(folder: Path, cwd: Path, program: str, *arguments) -> str:
 
 
 def test_there_are_folders():
-    assert "tinydarknet" in FOLDERS
+    assert {"tinydarknet", "darknet53", "cspdarknet53"} <= set(FOLDERS)
+
+
+def taken_alone(name: str, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of a folder and nothing else, and another directory to work in."""
+    folder, cwd = tmp_path / "alone" / name, tmp_path / "elsewhere"
+    shutil.copytree(ROOT / name, folder, ignore=shutil.ignore_patterns("__pycache__", "tests", ".pytest_cache"))
+    cwd.mkdir()
+    return folder, cwd
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
+@pytest.fixture(scope="module")
+def image_folder(tmp_path_factory) -> Path:
+    """Folders train and val with 20 JPEG digits each."""
+    from digits import write_image_folder
+
+    folder = tmp_path_factory.mktemp("images") / "imagenet"
+    write_image_folder(folder, size=48, limit=20)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name, training, best, line",
+    [
+        (
+            "darknet53",
+            "--run_distributed=0 --dataset_path={data} --class_num=10 --image_height=32 --image_width=32 --batch_size=10",
+            "darknet53_best.ckpt",
+            "result: {'top_5_accuracy': ",
+        ),
+        (
+            "cspdarknet53",
+            "--is_distributed=0 --data_dir={data}/train --val_data_dir={data}/val --num_classes=10 --image_size=32,32 "
+            "--per_batch_size=10",
+            "checkpoint/ckpt_0/0_best.ckpt",
+            "top1_correct=",
+        ),
+    ],
+)
+def test_image_classifier_alone(image_folder, digits, tmp_path, name, training, best, line):
+    """The documented forms of the programs, one after the other, from another directory."""
+    folder, cwd = taken_alone(name, tmp_path)
+    before = files(folder)
+    cpu = "--device_target=CPU"
+    options = training.format(data=image_folder).split()
+    run(folder, cwd, "train.py", *options, cpu, "--epoch_size=1", "--warmup_epochs=0", "--eval_interval=1")
+    documented = [options[0], f"--val_data_dir={image_folder}/val", f"--checkpoint_path={best}"]
+    assert line in run(folder, cwd, "eval.py", *documented, cpu)
+    for file_format in ("MINDIR", "ONNX"):
+        run(folder, cwd, "export.py", cpu, "--ckpt_file", best, "--file_format", file_format, "--fold_bn", "true")
+        model = f"{name}.{file_format.lower()}"
+        run(
+            folder,
+            cwd,
+            "infer.py",
+            cpu,
+            "--model_file",
+            model,
+            "--input",
+            digits / "pictures",
+            "--output_dir",
+            file_format,
+        )
+    rows = [json.loads((cwd / kind / "predictions.json").read_text())["predictions"] for kind in ("MINDIR", "ONNX")]
+    assert [row["top"][0]["class_index"] for row in rows[0]] == [row["top"][0]["class_index"] for row in rows[1]]
+    labels = digits / "pictures/label.txt"
+    text = run(folder, cwd, "postprocess.py", "--result_path", "ONNX/result_Files", "--label_file", labels)
+    assert "'top_1_accuracy': " in text
+    assert files(folder) == before, "a program wrote into the folder"
 
 
 def test_tinydarknet_alone(digits, tmp_path):
-    folder, cwd = tmp_path / "alone" / "tinydarknet", tmp_path / "elsewhere"
-    ignore = shutil.ignore_patterns("__pycache__", "tests", ".pytest_cache")
-    shutil.copytree(ROOT / "tinydarknet", folder, ignore=ignore)
-    before = sorted(path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts)
-    cwd.mkdir()
+    folder, cwd = taken_alone("tinydarknet", tmp_path)
+    before = files(folder)
     recipe = ["--dataset", "cifar10", "--device_target", "CPU"]
     size = ["--image_height", 32, "--image_width", 32]
     data = ["--train_data_dir", digits / "cifar10", "--val_data_dir", digits / "cifar10"]
@@ -73,5 +142,4 @@ def test_tinydarknet_alone(digits, tmp_path):
         digits / "pictures/label.txt",
     )
     assert "'top_1_accuracy': " in text
-    after = sorted(path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts)
-    assert after == before, "a program wrote into the folder"
+    assert files(folder) == before, "a program wrote into the folder"

@@ -247,3 +247,51 @@ def test_a_stale_exclusion_is_found(repository, pair):
 def test_program_needs_one_action():
     done = subprocess.run([sys.executable, sync.__file__], capture_output=True, text=True)
     assert done.returncode == 2 and "--check" in done.stderr
+
+
+# ---- Shared files that lie among a folder's own ones
+
+
+@pytest.fixture
+def mirrored(repository):
+    """A program and a shell library that all folders share."""
+    for name, first in (("classification/src/inner.py", ""), ("launchers/common.sh", "#!/usr/bin/env bash\n")):
+        path = repository / "utils" / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{first}{sync.HEADER.format(source=f'utils/{name}')}\n")
+    (repository / "utils/launchers/common.sh").chmod(0o755)
+    sync.write(repository)
+    return repository
+
+
+def test_mirrored_files_lie_at_their_places(mirrored):
+    assert sync.check(mirrored) == []
+    for folder in ("alpha", "beta"):
+        assert (mirrored / folder / "src/inner.py").is_file()
+        assert (mirrored / folder / "scripts/common.sh").stat().st_mode & 0o111
+
+
+def test_a_changed_mirrored_copy_is_found(mirrored):
+    (mirrored / "beta/scripts/common.sh").write_text("rm -rf\n")
+    assert "beta/scripts/common.sh differs from utils/launchers/common.sh in line 1" in only(sync.check(mirrored))
+    assert sync.write(mirrored) == ["beta/scripts/common.sh"]
+
+
+@pytest.mark.parametrize("text, finding", [("DarkNet53", "names the model"), ("import pandas", "imports pandas")])
+def test_mirrored_sources_are_checked(mirrored, text, finding):
+    path = mirrored / "utils/classification/src/inner.py"
+    path.write_text(path.read_text() + (f"# {text}\n" if text[0].isupper() else f"{text}\n"))
+    sync.write(mirrored)
+    assert finding in only(sync.check(mirrored))
+
+
+def test_a_shell_library_needs_its_header_after_the_first_line(mirrored):
+    (mirrored / "utils/launchers/common.sh").write_text("#!/usr/bin/env bash\necho\n")
+    sync.write(mirrored)
+    assert "common.sh:2: the second line must be" in only(sync.check(mirrored))
+
+
+def test_an_excluded_mirrored_file_has_no_copy(mirrored):
+    excluded = frozenset({("alpha", "inner.py")})
+    (mirrored / "alpha/src/inner.py").unlink()
+    assert sync.check(mirrored, excluded) == [] and sync.write(mirrored, excluded) == []
