@@ -112,16 +112,9 @@ def test_damaged_picture_is_named(weights, few_digits, tmp_path):
     sound = next((few_digits / "val").rglob("*.jpg"))
     shutil.copy(sound, pictures / "a.jpg")
     (pictures / "b.jpg").write_bytes(sound.read_bytes()[:200])
+    run_export(weights, tmp_path / "m", "--file_format", "ONNX")
     result = program(
-        "infer.py",
-        "--device_target",
-        "CPU",
-        "--model_file",
-        weights,
-        "--input",
-        pictures,
-        "--output_dir",
-        tmp_path / "o",
+        "infer.py", "--model_file", tmp_path / "m.onnx", "--input", pictures, "--output_dir", tmp_path / "o"
     )
     assert result.returncode == 1 and re.search(r"1 of 2 picture.*\n.*b\.jpg", result.stderr), result.stderr
     assert len(json.loads((tmp_path / "o/predictions.json").read_text())["predictions"]) == 1
