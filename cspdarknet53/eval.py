@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.dataset import count_images, create_dataset, find_classes
-from src.evaluation import count_hits, match_classes
+from src.evaluation import evaluate, match_classes
 from src.inference import load_network, with_input
 from src.model_utils import config as configuration
 from src.model_utils import device_adapter, moxing_adapter
@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
             return
         start = time.monotonic()
         expected = count_images(config, False)
-        images, *hits = count_hits(network, dataset, config.per_batch_size, expected, device)
+        images, top_1, top_5, _ = evaluate(network, dataset, config.per_batch_size, expected, device)
         logger.info("Inference Performance: %.2f img/sec", images / (time.monotonic() - start))
-        for k, count in zip((1, 5), hits):
+        for k, count in ((1, top_1), (5, top_5)):
             logger.info("top%d_correct=%d, tot=%d, acc=%.2f%%(TOP%d)", k, count, images, 100 * count / images, k)
 
 

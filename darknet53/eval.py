@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
         if config.dry_run:
             logger.info("dry run: everything was built, nothing was evaluated")
             return
-        metrics = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
-        result = {name: metrics[name] for name in ("top_5_accuracy", "top_1_accuracy")}
+        totals = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
+        result = {name: totals.accuracies()[name] for name in ("top_5_accuracy", "top_1_accuracy")}
         logger.info("result: %s ckpt= %s", result, config.checkpoint_path)
 
 

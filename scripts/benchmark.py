@@ -64,6 +64,8 @@ MODELS = {
     "darknet53": Model("darknet53", "src.darknet53", "darknet53", 128, 8, "imagenet_config.yaml"),
     "cspdarknet53": Model("cspdarknet53", "src.cspdarknet53", "cspdarknet53", 128, 8, "default_config.yaml"),
 }
+for name, side in {"tinynet_a": 192, "tinynet_c": 184, "tinynet_e": 106}.items():
+    MODELS[name] = Model("tinynet", "src.tinynet", "tinynet", side, 32, "default_config.yaml", {"model": name})
 
 
 @dataclass
@@ -201,7 +203,7 @@ def refuse_other_network(sides: dict[str, Side]) -> None:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The values of a recipe; the number of classes is called num_classes whatever the recipe calls it.
+    """The values of a recipe, the number of classes and the label smoothing by one name whatever the recipe calls them.
 
     Raises:
         BenchmarkError: there is no such file.
@@ -210,7 +212,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         recipe = next(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise BenchmarkError(f"{path} cannot be read ({error.strerror})") from error
-    return {"num_classes": recipe.get("class_num"), **recipe}
+    return {"num_classes": recipe.get("class_num"), "label_smooth_factor": recipe.get("smoothing"), **recipe}
 
 
 def write_jpegs(folder: Path, count: int) -> None:

@@ -62,7 +62,13 @@ def train(spec: dict[str, Any]) -> Job:
         {"params": plain, "weight_decay": 0.0},
         {"order_params": parameters},
     ]
-    optimizer = nn.Momentum(groups, ms.Tensor(np.full(1 << 16, 0.1, np.float32)), recipe["momentum"])
+    rates = ms.Tensor(np.full(1 << 16, recipe["lr"] if "opt" in recipe else 0.1, np.float32))
+    if recipe.get("opt") == "rmsprop":
+        from src.optimizer import rmsprop
+
+        optimizer = rmsprop(groups, rates, 0.9, recipe["momentum"], recipe["opt_eps"])
+    else:
+        optimizer = nn.Momentum(groups, rates, recipe["momentum"])
     loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
     step = TrainStep(
         network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"]

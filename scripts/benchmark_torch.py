@@ -19,6 +19,15 @@ TINYDARKNET = (
     POOL, (1, 64), (3, 512), (1, 64), (3, 512), (1, 128),
 )  # fmt: skip
 DARKNET53_STAGES = (1, 2, 8, 8, 4)  # residual blocks of each stage
+# Repeats, kernel size, stride, expansion, channels of EfficientNet-B0; multipliers of channels and repeats.
+EFFICIENTNET_STAGES = (
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)  # fmt: skip
+TINYNET_TWISTS = {
+    "tinynet_a": (1.0, 1.2), "tinynet_b": (0.75, 1.1), "tinynet_c": (0.54, 0.85), "tinynet_d": (0.54, 0.695),
+    "tinynet_e": (0.51, 0.6),
+}  # fmt: skip
 
 
 class GlobalAverage(nn.Module):
@@ -103,7 +112,54 @@ def cspdarknet53(num_classes: int = 1000) -> nn.Module:
     return nn.Sequential(*layers, GlobalAverage(), nn.Linear(channels, num_classes))
 
 
+class SqueezeExcite(nn.Module):
+    """A factor for each channel, from the means of all channels."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.reduce, self.expand = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.expand(nn.functional.silu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()
+
+
+class InvertedResidual(nn.Module):
+    """EfficientNet's block: expand, depthwise, squeeze-and-excite, project."""
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, stride: int, expansion: int):
+        super().__init__()
+        hidden, self.adds = in_channels * expansion, stride == 1 and in_channels == channels
+        activation = nn.SiLU(inplace=True)
+        layers = [conv_block(in_channels, hidden, 1, activation)] if expansion > 1 else []
+        depthwise = nn.Conv2d(hidden, hidden, kernel_size, stride, kernel_size // 2, groups=hidden, bias=False)
+        layers += [depthwise, nn.BatchNorm2d(hidden), activation, SqueezeExcite(hidden, max(1, in_channels // 4))]
+        self.layers = nn.Sequential(
+            *layers, nn.Conv2d(hidden, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x) + x if self.adds else self.layers(x)
+
+
+def tinynet(num_classes: int = 1000, model: str = "tinynet_c") -> nn.Module:
+    """Table 3 of the TinyNet paper, as timm builds it."""
+    width, depth = TINYNET_TWISTS[model]
+    activation, channels = nn.SiLU(inplace=True), 32
+    layers: list[nn.Module] = [conv_block(3, channels, 3, activation, stride=2)]
+    for repeats, kernel_size, stride, expansion, base in EFFICIENTNET_STAGES:
+        wanted = base * width
+        out = max(8, int(wanted + 4) // 8 * 8)
+        out += 8 * (out < 0.9 * wanted)
+        for index in range(max(1, round(repeats * depth))):
+            layers.append(InvertedResidual(channels, out, kernel_size, 1 if index else stride, expansion))
+            channels = out
+    return nn.Sequential(
+        *layers, conv_block(channels, 1280, 1, activation), GlobalAverage(), nn.Linear(1280, num_classes)
+    )  # fmt: skip
+
+
 TWINS = {"tinydarknet": tinydarknet, "darknet53": darknet53, "cspdarknet53": cspdarknet53}
+TWINS.update({f"tinynet_{letter}": tinynet for letter in "abcde"})
 
 
 def build(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor, dict[str, Any]]:
@@ -126,7 +182,11 @@ def train(spec: dict[str, Any]) -> Job:
         {"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": float(recipe["weight_decay"])},
         {"params": [p for p in network.parameters() if p.ndim == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=recipe["momentum"])
+    if recipe.get("opt") == "rmsprop":
+        options = {"alpha": 0.9, "momentum": recipe["momentum"], "eps": recipe["opt_eps"]}
+        optimizer = torch.optim.RMSprop(groups, lr=recipe["lr"], **options)
+    else:
+        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=recipe["momentum"])
     loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
     labels = torch.arange(len(images)) % recipe["num_classes"]
     network.train()

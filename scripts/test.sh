@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the repository: lint, the shared files, and pytest once per folder. Makes the environment first.
 # Usage: bash scripts/test.sh [PYTEST_ARGS]        for example  bash scripts/test.sh -k checkpoint
+# Two folders are tested at a time (JOBS=1: one after the other); the output of each appears when it has ended.
 # Everything is run even when something fails; the exit status is 1 when anything did. The last line is the total, in
 # which lint and the shared files count as one test each.
 set -euo pipefail
@@ -49,21 +50,30 @@ PY
 
 # Each folder holds a package called src, so each gets a process of its own.
 run_pytest() { # NAME FOLDER PYTEST_ARGS...
-    local name=$1 folder=$2 report=$RESULTS/$1.xml status=0 counts
+    local name=$1 folder=$2 report=$RESULTS/$1.xml status=0
     shift 2
+    (cd -- "$folder" && "$VENV_PYTHON" -m pytest tests --junitxml="$report" -q "$@") >"$RESULTS/$name.log" 2>&1 || status=$?
     printf '\n== pytest %s\n' "$name"
-    (cd -- "$folder" && "$VENV_PYTHON" -m pytest tests --junitxml="$report" -q "$@") || status=$?
-    counts=$(count "$report" "$status" $#)
-    # shellcheck disable=SC2086
-    add "pytest $name" $counts
+    cat -- "$RESULTS/$name.log"
+    count "$report" "$status" $# >"$RESULTS/$name.count"
 }
 
 check "ruff" "$VENV_PYTHON" -m ruff check .
 check "shared files" "$VENV_PYTHON" scripts/sync_model_utils.py --check
-run_pytest repository . "$@"
-for program in */train.py; do
-    folder=$(dirname -- "$program")
-    run_pytest "$folder" "$folder" "$@"
+names=(repository)
+for program in */train.py; do names+=("$(dirname -- "$program")"); done
+for name in "${names[@]}"; do
+    mapfile -t running < <(jobs -pr)
+    if ((${#running[@]} >= ${JOBS:-2})); then wait -n || true; fi
+    folder=$name
+    if [ "$name" = repository ]; then folder=.; fi
+    run_pytest "$name" "$folder" "$@" &
+done
+wait
+for name in "${names[@]}"; do
+    counts=$(cat -- "$RESULTS/$name.count" || echo "0 1 0")
+    # shellcheck disable=SC2086
+    add "pytest $name" $counts
 done
 
 printf '\n%s' "$SUMMARY"

@@ -216,6 +216,14 @@ def test_bare_boolean_flag(read):
     assert read("--resume=").given == {"resume"}
 
 
+@pytest.mark.parametrize("flag", ["--no-use_ema", "--no-use-ema"])
+def test_negated_boolean_flag(read, flag):
+    config = read(f"--use_ema true {flag}")
+    assert config.use_ema is False and "use_ema" in config.given
+    with pytest.raises(UsageError, match="unknown option '--no-resume'"):
+        read("--no-resume")
+
+
 @pytest.mark.parametrize(
     "argv, parts",
     [

@@ -11,7 +11,17 @@ from pathlib import Path
 import model_utils
 from model_utils import device_adapter
 from model_utils.config import Config, DataError, UsageError
-from model_utils.device_adapter import Device, leaky_relu, max_pool_2x2, portable_operators, world_size
+from model_utils.device_adapter import (
+    Device,
+    activation,
+    depthwise_conv,
+    leaky_relu,
+    max_pool_2x2,
+    portable_operators,
+    scale_channels,
+    spatial_mean,
+    world_size,
+)
 
 import mindspore as ms
 import numpy as np
@@ -177,6 +187,45 @@ def test_leaky_relu_of_special_values():
     np.testing.assert_allclose(gradient(leaky_relu(0.1), x[:4], ones), [0.1, 0.1, 0.1, 1.0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_mish(mode):
+    """Value and gradient over the whole range, those of the closed form on CPU and of the portable spelling."""
+    ms.set_context(mode=mode)
+    random = np.random.default_rng(5)
+    x = np.concatenate([np.linspace(-110, 110, 2201), random.normal(size=800) * 3, [-1e30, -1e-20, 0, 1e-20, 1e30]])
+    x = x.astype(np.float32).reshape(2, -1)
+    exact = x.astype(np.float64)
+    log1p_exp, log_sigmoid = np.logaddexp(0, exact), -np.logaddexp(0, -exact)
+    t = np.tanh(log1p_exp)
+    slope = t + exact * np.exp(log_sigmoid) / np.cosh(np.minimum(log1p_exp, 300)) ** 2
+    weights = random.normal(size=x.shape).astype(np.float32)
+    fast = activation("mish")
+    with portable_operators():
+        plain = activation("mish")
+    assert type(fast) not in (type(plain), nn.Mish)
+    for cell in (fast, plain):
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), exact * t, rtol=1e-5, atol=1e-15)
+        np.testing.assert_allclose(gradient(cell, x, weights), slope * weights, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_of_mish_reaches_the_weights():
+    """The closed form is what a training step takes: the gradient of a convolution before it equals the difference."""
+    conv = nn.Conv2d(3, 4, 3, pad_mode="pad", padding=1)
+    network = nn.SequentialCell(conv, activation("mish")).set_train()
+    x = Tensor(np.random.default_rng(6).normal(size=(2, 3, 5, 5)).astype(np.float32))
+    gradients = ms.value_and_grad(lambda images: network(images).sum(), None, [conv.weight])(x)[1]
+    gradient, step = (gradients[0] if isinstance(gradients, (tuple, list)) else gradients).asnumpy(), 1e-2
+    weight = conv.weight.asnumpy()
+    for place in [(0, 0, 0, 0), (1, 2, 1, 1), (3, 1, 2, 0)]:
+        sums = []
+        for sign in (1, -1):
+            moved = weight.copy()
+            moved[place] += sign * step
+            conv.weight.set_data(Tensor(moved))
+            sums.append(float(network(x).asnumpy().astype(np.float64).sum()))
+        np.testing.assert_allclose(gradient[place], (sums[0] - sums[1]) / (2 * step), rtol=1e-2, atol=1e-2)
+
+
 def pooled(x: np.ndarray) -> np.ndarray:
     """2x2 maximum with stride 2, a half window at the end of an odd side."""
     height, width = x.shape[2:]
@@ -197,6 +246,70 @@ def test_max_pool(size, ties):
     weights = random.normal(size=pooled(x).shape).astype(np.float32)
     np.testing.assert_array_equal(gradient(fast, x, weights), gradient(plain, x, weights))
     np.testing.assert_allclose(gradient(fast, x, weights).sum(), weights.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
+def test_spatial_mean_and_scale(size):
+    """Values and gradients of the mean over an image, and of the product with a factor for each channel."""
+    random = np.random.default_rng(8)
+    x, weights = (random.normal(size=(2, 3, *size)).astype(np.float32) for _ in range(2))
+    factors = random.normal(size=(2, 3, 1, 1)).astype(np.float32)
+    mean, scale = spatial_mean(), scale_channels()
+    np.testing.assert_allclose(mean(Tensor(x)).asnumpy(), x.mean((2, 3), keepdims=True), atol=1e-6)
+    each = factors / (size[0] * size[1]) * np.ones_like(x)
+    np.testing.assert_allclose(gradient(mean, x, factors), each, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(scale(Tensor(x), Tensor(factors)).asnumpy(), x * factors)
+    both = ms.grad(lambda a, b: (scale(a, b) * Tensor(weights)).sum(), (0, 1))(Tensor(x), Tensor(factors))
+    np.testing.assert_array_equal(both[0].asnumpy(), weights * factors)
+    np.testing.assert_allclose(both[1].asnumpy(), (weights * x).sum((2, 3), keepdims=True), rtol=1e-4, atol=1e-4)
+
+
+class SquareSum(nn.Cell):
+    """The sum of the squares of another cell's output."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, x):
+        return (self.cell(x) ** 2).sum()
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize(
+    "kernel_size, stride, size", [(3, 1, (7, 5)), (3, 1, (71, 60)), (5, 2, (128, 131)), (3, 2, (140, 128))]
+)
+def test_depthwise_convolution(kernel_size, stride, size, mode):
+    """Small planes and such whose weight gradient is a convolution of its own: values and gradients of nn.Conv2d."""
+    ms.set_context(mode=mode)
+    random, channels = np.random.default_rng(9), 3
+    x = random.normal(size=(2, channels, *size)).astype(np.float32)
+    fast = depthwise_conv(channels, kernel_size, stride)
+    with portable_operators():
+        plain = depthwise_conv(channels, kernel_size, stride)
+    assert type(plain) is nn.Conv2d and type(fast) is not nn.Conv2d
+    plain.weight.set_data(fast.weight.value())
+    results = []
+    for cell in (fast, plain):
+        y = cell(Tensor(x))
+        assert y.shape[2:] == tuple(-(-side // stride) for side in size)
+
+        by_x, by_weight = ms.grad(SquareSum(cell), 0, ms.ParameterTuple([cell.weight]))(Tensor(x))
+        by_weight = by_weight[0] if isinstance(by_weight, (tuple, list)) else by_weight
+        results.append([value.asnumpy() for value in (y, by_x, by_weight)])
+    for mine, reference in zip(*results):
+        np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-5 * np.abs(reference).max())
+
+
+def test_swish():
+    x = np.random.default_rng(10).normal(size=(2, 3, 5, 5)).astype(np.float32)
+    for cell in (activation("swish"), portable(lambda: activation("swish"))):
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x / (1 + np.exp(-x.astype(np.float64))), atol=1e-6)
+
+
+def portable(build):
+    with portable_operators():
+        return build()
 
 
 def test_portable_operators():

@@ -38,7 +38,7 @@ def run(folder: Path, cwd: Path, program: str, *arguments) -> str:
 
 
 def test_there_are_folders():
-    assert {"tinydarknet", "darknet53", "cspdarknet53"} <= set(FOLDERS)
+    assert {"tinydarknet", "darknet53", "cspdarknet53", "tinynet"} <= set(FOLDERS)
 
 
 def taken_alone(name: str, tmp_path: Path) -> tuple[Path, Path]:
@@ -78,6 +78,12 @@ def image_folder(tmp_path_factory) -> Path:
             "--per_batch_size=10",
             "checkpoint/ckpt_0/0_best.ckpt",
             "top1_correct=",
+        ),
+        (
+            "tinynet",
+            "--data_path={data} --num-classes=10 --image_height=32 --image_width=32 --batch-size=10 --ema-decay=0.5",
+            "outputs/ema_best.ckpt",
+            "{'Validation-Loss': ",
         ),
     ],
 )

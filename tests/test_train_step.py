@@ -399,6 +399,32 @@ def test_slices_equal_the_whole_batch(slices, options):
         np.testing.assert_allclose(states[1][name], value, rtol=2e-6, atol=2e-6 * abs(value).max(), err_msg=name)
 
 
+class Noisy(nn.Cell):
+    """Writes down which numbers it was given."""
+
+    takes_step = True
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Dense(4, 2)
+        self.seen = ms.Parameter(Tensor(np.zeros(40), ms.float32), name="seen", requires_grad=False)
+        self.places = Tensor(np.arange(40), ms.int32)
+
+    def construct(self, x, number):
+        seen = self.seen + (self.places == number).astype(ms.float32)
+        return ops.depend(self.dense(x), ops.assign(self.seen, seen))
+
+
+@pytest.mark.parametrize("slices", [1, 5])
+def test_a_network_that_takes_the_step_gets_another_number_each_time(slices):
+    ms.set_seed(1)
+    network = Noisy().set_train()
+    step = TrainStep(network, SquaredError(), momentum(network), accumulate_steps=slices)
+    train(step, batches(4))
+    np.testing.assert_array_equal(network.seen.asnumpy(), np.arange(40) < 4 * slices)
+    assert int(values(step)[f"{STATE_PREFIX}optimizer.global_step"][0]) == 4
+
+
 def test_batch_norm_sees_the_slices_one_after_the_other():
     network, single = normed(), normed()
     train(TrainStep(network, SquaredError(), momentum(network, 0.0), accumulate_steps=3), long_batches(1))

@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
         if config.dry_run:
             logger.info("dry run: everything was built, nothing was evaluated")
             return
-        metrics = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
-        logger.info("accuracy:  %s", metrics)
+        totals = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
+        logger.info("accuracy:  %s", totals.accuracies())
 
 
 def adapt_paths(config: Config) -> Config:

@@ -14,8 +14,9 @@ from .model_utils.device_adapter import Device
 
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "cspdarknet53"
-# Further documented lines than those that every folder has: of training, of postprocess.py.
+# Further documented lines than those that every folder has: of postprocess.py, of training.
 RESULT_LINE = "Total data: {total}, top1 accuracy: {top_1}, top5 accuracy: {top_5}"
+STEP_LINE = ""
 EPOCH_LINE = (
     "{time}:INFO:epoch[{epoch}], iter[{step}], loss: {loss:.6f}, mean_fps: {speed:.2f} imgs/sec, "
     "per_step_time: {milliseconds:.2f} ms"

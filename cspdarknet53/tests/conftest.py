@@ -26,6 +26,11 @@ def few_digits(tmp_path_factory) -> Path:
     return folder
 
 
+# One residual block in each stage: a quarter of the time.
+SHALLOW = "import src.model_utils, src.cspdarknet53 as network; network.STAGES = (1,) * 5; "
+OTHER_NETWORK = {"activation": "leaky_relu", "negative_slope": 0.01}  # options that the default network does not have
+SMALL_NETWORK = ["--num_classes", "10"]  # options of what small_run trains
+WRONG_CHOICE = ("lr_scheduler", "linear")
 EXPORT_BATCH = "--export_batch_size"
 FREEZE = "stem.*,stages.0.*,stages.1.*"  # the first layers
 # Launcher of a training with two processes, its positional arguments, its run folder.
@@ -81,6 +86,11 @@ def states(out: Path) -> list[Path]:
     return sorted(
         out.glob("checkpoints/ckpt_0/*-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")]
     )
+
+
+def is_convolution(name: str) -> bool:
+    """Whether a parameter is the kernel of a convolution."""
+    return name.endswith("conv.weight")
 
 
 def contents(path: Path) -> dict:

@@ -11,7 +11,7 @@ import shutil
 import export
 import infer
 import postprocess
-from conftest import EXPORT_BATCH, program
+from conftest import EXPORT_BATCH, OTHER_NETWORK, SHALLOW, SMALL_NETWORK, program
 from src.inference import description, load_model, load_network
 from src.model_utils.checkpoint import save
 from src.model_utils.config import DataError, UsageError
@@ -25,15 +25,15 @@ TOLERANCE = 1e-4
 SIDE = 64
 
 
-@pytest.fixture(scope="module", params=["default", "leaky_relu"])
+@pytest.fixture(scope="module", params=["default", "other"])
 def weights(request, tmp_path_factory):
-    """Random weights with statistics as training leaves them, of the recipe's activation; shallow with that of timm."""
+    """Random weights with statistics as training leaves them, of the recipe's network; shallow with other settings."""
     module = importlib.import_module(f"src.{NETWORK}")
     stages = module.STAGES
-    options = ["--num_classes", "10", "--image_height", str(SIDE), "--image_width", str(SIDE)]
-    if request.param == "leaky_relu":
-        options += ["--activation", "leaky_relu", "--negative_slope", "0.01"]
-        module.STAGES = (1,) * 5
+    options = [*SMALL_NETWORK, "--image_height", str(SIDE), "--image_width", str(SIDE)]
+    if request.param == "other":
+        options += [token for key, value in OTHER_NETWORK.items() for token in (f"--{key}", str(value))]
+        exec(SHALLOW, {})
     about = description(read_config(options, ""), "zero one two three four five six seven eight nine".split())
     network, random = build_network(about), np.random.RandomState(5)
     ranges = {"moving_mean": (0, 0.1), "moving_variance": (0.6, 0.1), "gamma": (1, 0.1), "beta": (0, 0.1)}

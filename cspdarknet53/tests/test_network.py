@@ -209,7 +209,7 @@ def test_class_count(num_classes):
     ("options", "message"),
     [
         ({"num_classes": 0}, "num_classes=0"),
-        ({"activation": "swish"}, "activation=swish"),
+        ({"activation": "gelu"}, "activation=gelu"),
         ({"activation": "leaky_relu", "negative_slope": 1.0}, "negative_slope=1.0"),
     ],
 )

@@ -16,7 +16,7 @@ from .model_utils.device_adapter import Device
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "darknet53"
 # Further documented lines than those that every folder has: of training, of postprocess.py.
-EPOCH_LINE = RESULT_LINE = ""
+EPOCH_LINE = STEP_LINE = RESULT_LINE = ""
 # Names that all image classifiers of the zoo understand -> the documented keys of this folder.
 ALIASES = {
     "num_classes": "class_num",

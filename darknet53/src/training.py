@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from .model_utils.dataset_checks import data_error, require_steps
 from .model_utils.device_adapter import Device
 from .model_utils.logger import RunRecord, get_logger, init_logger
 from .model_utils.train_step import TrainStep
-from .recipe import EPOCH_LINE, build_network, checkpoint_folder, is_head, saves_checkpoints
+from .recipe import EPOCH_LINE, STEP_LINE, build_network, checkpoint_folder, is_head, saves_checkpoints
 
 INPUT_KEYS = ("mean", "std")  # of pretrained weights, which a recipe takes over
+HISTORY_KEYS = ("best", "best_epoch", "accuracies")  # of the metadata, which a resumed run goes on with
 
 
 def create_network(config: Config, about: dict[str, Any], path: str, pretrained: tuple[dict, dict] | None) -> nn.Cell:
@@ -112,6 +113,8 @@ class Training:
         create_loss: from the recipe to a cell (logits, labels) to scalar.
         create_optimizer: from recipe, network and learning rates (one for each step) to the optimizer.
         pretrained_path: checkpoint to start from; empty: random weights.
+        regularize: from recipe, network and device; switches on what the network does in training only.
+        report: of `callbacks.Evaluate`.
     """
 
     def __init__(
@@ -121,8 +124,11 @@ class Training:
         create_loss: Callable[[Config], nn.Cell],
         create_optimizer: Callable[[Config, nn.Cell, np.ndarray], nn.Optimizer],
         pretrained_path: str = "",
+        *,
+        regularize: Callable[[Config, nn.Cell, Device], None] | None = None,
+        report: Callable[[Mapping[str, float], int, dict[str, Any]], None] | None = None,
     ):
-        self.config, self.device = config, device
+        self.config, self.device, self.report = config, device, report
         self.logger = init_logger(config.run_dir, "train.log", device.rank)
         self.names = find_classes(config, True, device)
         self.val_names = find_classes(config, False, device) if config.eval_interval else None
@@ -140,6 +146,8 @@ class Training:
             self.config = config = with_pretrained_input(config, pretrained[1], pretrained_path)
         self.about = description(config, self.names)
         self.network = create_network(config, self.about, pretrained_path, pretrained)
+        if regularize is not None:
+            regularize(config, self.network, device)
         self.learning_rates = get_lr(config, self.steps)
         self.epochs = len(self.learning_rates) // self.steps
         optimizer = create_optimizer(config, self.network, self.learning_rates)
@@ -166,7 +174,7 @@ class Training:
         self._report_changes(metadata, path)
         if self.saves:
             self.folder.set_aside_after(metadata["epoch"], metadata["step"])
-        self.metadata.update({key: metadata[key] for key in ("best", "best_epoch") if key in metadata})
+        self.metadata.update({key: metadata[key] for key in HISTORY_KEYS if key in metadata})
         self.position = Position(self.steps, metadata["epoch"], metadata["step"])
         self.logger.info("resumed from %s: epoch %d step %d", path, metadata["epoch"], metadata["step"])
         if self.position.step == self.steps:
@@ -254,6 +262,7 @@ class Training:
             record,
             self.fetch_interval,
             EPOCH_LINE,
+            STEP_LINE,
         )
         callbacks = [progress, interrupt]
         if self.val_names is not None:
@@ -269,6 +278,7 @@ class Training:
                     self.epochs,
                     config.eval_interval,
                     record,
+                    self.report,
                 )  # fmt: skip
             )
         if self.saves:
@@ -293,7 +303,9 @@ class Training:
         try:
             with self._first_rank_statistics():
                 images = count_images(self.config, False)
-                return evaluate(self.network, dataset, self.config.batch_size, images, self.device)
+                smoothing = self.config.label_smooth_factor * self.config.use_label_smooth
+                totals = evaluate(self.network, dataset, self.config.batch_size, images, self.device, smoothing)
+                return {**totals.accuracies(), "validation_loss": totals.loss / totals.images}
         finally:
             self.network.set_train(True)
 

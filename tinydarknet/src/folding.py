@@ -23,7 +23,8 @@ def fold_batch_norm(network: nn.Cell) -> nn.Cell:
 
     Args:
         network: in evaluation mode, and not called before: a compiled graph would go on with the old weights. In every
-            cell that has an nn.Conv2d as `conv` and an nn.BatchNorm2d as `bn` the second directly follows the first.
+            cell that has an nn.Conv2d as `conv` and an nn.BatchNorm2d as `bn` the second directly follows the first. A
+            cell with other names for them says so in `norm_of`, a dictionary from convolutions to batch norms.
 
     Returns:
         The same network.
@@ -32,14 +33,17 @@ def fold_batch_norm(network: nn.Cell) -> nn.Cell:
         ValueError: the network is in training mode.
     """
     for _, cell in list(network.cells_and_names()):
-        conv, norm = getattr(cell, "conv", None), getattr(cell, "bn", None)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        for conv_name, norm_name in getattr(cell, "norm_of", {"conv": "bn"}).items():
+            conv, norm = getattr(cell, conv_name, None), getattr(cell, norm_name, None)
+            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
+                continue
             if cell.training or norm.training:
                 raise ValueError("batch norm can be folded in evaluation mode only; call set_train(False) before")
-            name = conv.weight.name
-            cell.conv, cell.bn = _folded(conv, norm), nn.Identity()
-            cell.conv.weight.name = name  # the assignment has named the parameters without the cells above this one
-            cell.conv.bias.name = name.removesuffix("weight") + "bias"
+            name, folded = conv.weight.name, _folded(conv, norm)
+            setattr(cell, conv_name, folded)
+            setattr(cell, norm_name, nn.Identity())
+            folded.weight.name = name  # the assignment has named the parameters without the cells above this one
+            folded.bias.name = name.removesuffix("weight") + "bias"
     return network
 
 

@@ -33,6 +33,8 @@ def build_pipeline(
     epoch: int = 1,
     skip_steps: int = 0,
     reshuffled: bool = False,
+    serial_operators: Sequence[Callable] = (),
+    batch_operators: Sequence[Callable] = (),
 ) -> ds.Dataset:
     """Batches (images, labels): (B, 3, H, W) float32 and (B,) int32, for this rank.
 
@@ -48,15 +50,24 @@ def build_pipeline(
         skip_steps: batches of the epoch that were already trained on.
         reshuffled: the pipeline serves several epochs; MindData draws a new order of the rank's images for each of
             them, and starts anew where such a run is resumed.
+        serial_operators: after the others, on one image at a time: those that draw from the process's random numbers.
+        batch_operators: from batches of images and labels to such ones; the labels are then (B, num_classes) float32
+            distributions.
     """
     workers = worker_threads(config)
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))
     dataset = source(_sampler(images, is_train, config.seed, device, epoch, reshuffled), workers)
     dataset = dataset.map(list(operators), "image", num_parallel_workers=workers)
+    if serial_operators:
+        dataset = dataset.map(list(serial_operators), "image", num_parallel_workers=1)
     dataset = dataset.map(transforms.TypeCast(ms.int32), "label", num_parallel_workers=1)
+    if batch_operators:
+        dataset = dataset.map(transforms.OneHot(config.num_classes), "label", num_parallel_workers=1)
     batch_size = config.batch_size * (config.accumulate_steps if is_train else 1)
     dataset = dataset.batch(batch_size, drop_remainder=is_train, num_parallel_workers=1)
+    for operator in batch_operators:
+        dataset = dataset.map(operator, ["image", "label"], num_parallel_workers=1)
     return dataset.skip(skip_steps) if skip_steps else dataset
 
 

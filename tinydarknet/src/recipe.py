@@ -15,7 +15,7 @@ from .tinydarknet import tinydarknet
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "tinydarknet"
 # Further documented lines than those that every folder has: of training, of postprocess.py.
-EPOCH_LINE = RESULT_LINE = ""
+EPOCH_LINE = STEP_LINE = RESULT_LINE = ""
 
 
 def read_config(argv: list[str] | None, description: str) -> Config:

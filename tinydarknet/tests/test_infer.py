@@ -199,7 +199,7 @@ def test_label_list_and_postprocess_equal_evaluation(checkpoint, pictures, tmp_p
     postprocess.main(["--result_path", str(tmp_path / "out" / "result_Files"), "--label_file", str(label_file)])
     config = read_config([*SIZE, "--val_data_dir", str(pictures), "--batch_size", "2", "--num_classes", "5"], "")
     network, _ = load_network(checkpoint, config)
-    metrics = evaluation.evaluate(network, create_dataset(config, False, CPU, names), 2, 5, CPU)
+    metrics = evaluation.evaluate(network, create_dataset(config, False, CPU, names), 2, 5, CPU).accuracies()
     top_1, top_5 = (f"{100 * metrics[f'top_{k}_accuracy']:.2f}%" for k in (1, 5))
     assert f"'top_1_accuracy': {top_1}, 'top_5_accuracy': {top_5}\ntotal=5, " in capsys.readouterr().out
 

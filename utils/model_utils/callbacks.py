@@ -51,6 +51,8 @@ class Progress(Callback):
         fetch_interval: steps between two fetches of the loss from the device, which wait for it.
         epoch_line: a further line at the end of each epoch, with the fields of `str.format` time, epoch, step (of the
             run), loss, speed (images per second) and milliseconds (of a step); empty: none.
+        step_line: a further line at each point of the curves, with the fields epoch and step (of the epoch) counted
+            from 1, epochs, steps (of an epoch), before (epochs that are complete), loss and learning_rate; empty: none.
     """
 
     def __init__(
@@ -63,11 +65,12 @@ class Progress(Callback):
         record: RunRecord | None,
         fetch_interval: int = 1,
         epoch_line: str = "",
+        step_line: str = "",
     ):
         _require_positive(log_interval=log_interval)
         self.position, self.epochs, self.learning_rates = position, epochs, learning_rates
         self.images_per_step, self.log_interval, self.record = images_per_step, log_interval, record
-        self.fetch_interval, self.epoch_line = fetch_interval, epoch_line
+        self.fetch_interval, self.epoch_line, self.step_line = fetch_interval, epoch_line, step_line
         self.is_terminal = sys.stdout.isatty()
         self._start = self._step_end = time.monotonic()
         self._first_total = position.total
@@ -150,8 +153,20 @@ class Progress(Callback):
                 get_logger().info(
                     self.epoch_line.format(**fields, speed=speed, milliseconds=1000 * elapsed / steps)
                 )  # fmt: skip
-        if self.record is not None and (is_epoch_end or at.step % self.log_interval == 0):
+        if is_epoch_end or at.step % self.log_interval == 0:
+            self._add_point(loss, rate, speed)
+
+    def _add_point(self, loss: float, rate: float, speed: float) -> None:
+        """To the curves and to the log."""
+        at = self.position
+        if self.record is not None:
             self.record.add(at.total, loss=loss, learning_rate=rate, images_per_second=speed)
+        if self.step_line:
+            self._clear_line()
+            place = {"epoch": at.epoch, "before": at.epoch - 1, "epochs": self.epochs, "step": at.step}
+            get_logger().info(
+                self.step_line.format(**place, steps=at.steps_per_epoch, loss=loss, learning_rate=rate)
+            )  # fmt: skip
 
     def _clear_line(self) -> None:
         if self._shown:
@@ -190,6 +205,8 @@ class Evaluate(Callback):
         position: where the run is.
         evaluate: returns {metric: value}; it is called on all ranks.
         save_best: called with the metrics when `metric` is higher than ever before, or None on ranks that write none.
+        report: called after each evaluation with the metrics, the epoch and the metadata, of which it may keep its own
+            part under `accuracies`; or None.
         metric: the metric that decides.
         metadata: of the training state; `best` and `best_epoch` in it survive a resume.
         interval: epochs between two evaluations; the last epoch is always evaluated.
@@ -205,10 +222,12 @@ class Evaluate(Callback):
         epochs: int,
         interval: int,
         record: RunRecord | None,
+        report: Callable[[Mapping[str, float], int, dict[str, Any]], None] | None = None,
     ):
         _require_positive(eval_interval=interval)
         self.position, self.evaluate, self.save_best, self.metric = position, evaluate, save_best, metric
         self.metadata, self.epochs, self.interval, self.record = metadata, epochs, interval, record
+        self.report = report
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         at = self.position
@@ -227,6 +246,8 @@ class Evaluate(Callback):
             at.epoch, ", ".join(f"{name} {number:.4f}" for name, number in metrics.items()),
             self.metric, self.metadata["best"], self.metadata["best_epoch"],
         )  # fmt: skip
+        if self.report is not None:
+            self.report(metrics, at.epoch, self.metadata)
 
 
 class Interrupt(Callback):

@@ -89,7 +89,9 @@ class TrainStep(nn.Cell):
     each slice by its own statistics and moves the stored ones k times.
 
     Args:
-        network: (N, ...) images to predictions; its parameter names stay as they are.
+        network: (N, ...) images to predictions; its parameter names stay as they are. One that draws random numbers has
+            a true attribute takes_step: it gets a second argument, int32 of one element, that differs for each slice
+            of each step and follows from the optimizer's count of steps, which is part of the state.
         loss_fn: (predictions, labels) to a scalar.
         optimizer: its loss_scale stays 1: the gradients that it gets are unscaled.
         loss_scale: fixed scale, or the initial one of the dynamic scale; 1 or more.
@@ -127,6 +129,8 @@ class TrainStep(nn.Cell):
         if accumulate_steps < 1:
             raise UsageError(f"accumulate_steps={accumulate_steps}: 1 or more is accepted")
         self.network, self.loss_fn, self.optimizer = network, loss_fn, optimizer
+        # Mixed precision wraps the network in a cell of its own.
+        self.takes_step = any(getattr(cell, "takes_step", False) for _, cell in network.cells_and_names())
         self.weights = optimizer.parameters
         self.clip_grad_norm, self.slices = clip_grad_norm, accumulate_steps
         self.dynamic = dynamic_loss_scale
@@ -135,13 +139,14 @@ class TrainStep(nn.Cell):
         self.reducer = nn.DistributedGradReducer(self.weights, True, size) if size > 1 else None
         self.grad = ms.value_and_grad(self._scaled_loss, None, self.weights, has_aux=True)
 
-    def _scaled_loss(self, images, labels):
-        loss = self.loss_fn(self.network(images), labels)
+    def _scaled_loss(self, images, labels, number):
+        predictions = self.network(images, number) if self.takes_step else self.network(images)
+        loss = self.loss_fn(predictions, labels)
         return self.scaler.scale(loss), loss
 
     def construct(self, images, labels):
         if self.slices == 1:
-            (_, loss), gradients = self.grad(images, labels)
+            (_, loss), gradients = self.grad(images, labels, self.optimizer.global_step)
         else:
             loss, gradients = self._accumulate(images, labels)
         gradients = self.scaler.unscale(gradients)
@@ -164,7 +169,8 @@ class TrainStep(nn.Cell):
         loss, gradients = Tensor(0, ms.float32), for_each(ops.zeros_like, self.weights)
         index = ms.mutable(Tensor(0, ms.int32))
         while index < self.slices:  # stays a loop in the graph; unrolled, each slice would have kernels of its own
-            (_, part_loss), part_gradients = self.grad(images[index], labels[index])
+            number = self.optimizer.global_step * self.slices + index
+            (_, part_loss), part_gradients = self.grad(images[index], labels[index], number)
             loss = loss + part_loss
             gradients = for_each(ops.add, gradients, part_gradients)
             index = index + 1

@@ -256,7 +256,9 @@ def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build_parser(schema, helps, choices, aliases, description) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, allow_abbrev=False, epilog="--no-KEY is short for --KEY false."
+    )
     parser.error = _raise_usage  # type: ignore[method-assign]
     parser.add_argument(
         "--config_path", "--config-path", metavar="FILE", help="YAML recipe that changes values of the default one"
@@ -277,6 +279,11 @@ def _build_parser(schema, helps, choices, aliases, description) -> argparse.Argu
             *flags, dest=key, default=argparse.SUPPRESS, metavar=_type_name(default).split(" (")[0].replace(" ", "_").upper(),
             help=f"{text} [{default}]".replace("%", "%%").strip(), **bare,
         )  # fmt: skip
+        if isinstance(default, bool):
+            negations = [flag.replace("--", "--no-", 1) for flag in flags if flag.startswith("--")]
+            parser.add_argument(
+                *negations, dest=key, action="store_const", const="false", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )  # fmt: skip
     return parser
 
 

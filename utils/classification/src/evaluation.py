@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -13,35 +13,69 @@ from .model_utils.device_adapter import Device
 from .model_utils.logger import get_logger
 
 
-def evaluate(network: Callable, dataset: Any, batch_size: int, expected: int, device: Device) -> dict[str, float]:
-    """Accuracies in 0-1 over all ranks; `expected` is the number of images of the data set.
+class Totals(NamedTuple):
+    """Of all images of a data set: their number, top-1 hits, top-5 hits, sum of the losses."""
+
+    images: int
+    top_1: int
+    top_5: int
+    loss: float
+
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 and top-5 accuracy in 0-1."""
+        return {"top_1_accuracy": self.top_1 / self.images, "top_5_accuracy": self.top_5 / self.images}
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """Loss of each image, float64 (n,): the target is 1 - f for its class and f / (classes - 1) for each other one.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) class indices.
+        smoothing: f, 0-1; a single class has none.
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    own, classes = log_scores[np.arange(len(labels)), labels], logits.shape[1]
+    others = (log_scores.sum(axis=1) - own) / max(classes - 1, 1)
+    return -((1 - smoothing) * own + smoothing * others)
+
+
+def evaluate(
+    network: Callable, dataset: Any, batch_size: int, expected: int, device: Device, smoothing: float = 0.0
+) -> Totals:
+    """Run the network over all images, on all ranks.
 
     The prediction is the class of the highest logit, of equal ones that of the lowest index. Top-5 is top-k with
     k = min(5, classes).
 
+    Args:
+        network: (batch_size, 3, H, W) images to (batch_size, classes) logits.
+        dataset: this rank's batches.
+        batch_size: images of a call.
+        expected: images of the data set.
+        device: rank and size.
+        smoothing: of the labels in the loss.
+
     Raises:
         DataError: logits that are not finite, or another number of images than expected.
     """
-    images, top_1, top_5 = count_hits(network, dataset, batch_size, expected, device)
-    return {"top_1_accuracy": top_1 / images, "top_5_accuracy": top_5 / images}
-
-
-def count_hits(network: Callable, dataset: Any, batch_size: int, expected: int, device: Device) -> tuple[int, int, int]:
-    """Images, top-1 hits and top-5 hits over all ranks; arguments and errors are those of `evaluate`."""
-    counts = np.zeros(3, np.int64)
+    totals = np.zeros(4)
     for images, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
         logits = predict(network, images, batch_size)
         if not np.isfinite(logits).all():
             raise DataError("the network's outputs are not finite; give another checkpoint")
         order = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (n, min(5, classes))
         hits = order == labels[:, None]
-        counts += (len(labels), hits[:, 0].sum(), hits.any(axis=1).sum())
-    images, top_1, top_5 = (int(count) for count in device.sum(counts.tolist()))
+        losses = cross_entropy(logits, labels, smoothing)
+        totals += (len(labels), hits[:, 0].sum(), hits.any(axis=1).sum(), losses.sum())
+    *counts, loss = device.sum(totals.tolist())
+    images, top_1, top_5 = (int(count) for count in counts)
     if images != expected:
         raise DataError(
             f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline"
         )
-    return images, top_1, top_5
+    return Totals(images, top_1, top_5, loss)
 
 
 def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fixed: bool = False) -> list[str]:

@@ -9,7 +9,7 @@ import re
 
 import eval as evaluation
 import train
-from conftest import accuracies, small_run, states
+from conftest import OTHER_NETWORK, SHALLOW, SMALL_NETWORK, accuracies, is_convolution, small_run, states
 from infer import read_picture
 from src.dataset import create_dataset, eval_transforms, find_classes, input_spec
 from src.inference import load_network
@@ -28,9 +28,10 @@ CPU = Device("CPU", 0)
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow():
-    """One residual block in each stage: what is tested here does not depend on the depth."""
+    """What is tested here does not depend on the depth."""
     module = importlib.import_module(f"src.{NETWORK}")
-    stages, module.STAGES = module.STAGES, (1,) * 5
+    stages = module.STAGES
+    exec(SHALLOW, {})
     yield
     module.STAGES = stages
 
@@ -43,13 +44,17 @@ def trained(few_digits, tmp_path_factory):
     return states(out)[-1]
 
 
+def other_network() -> list[str]:
+    return [f"--{key}={value}" for key, value in OTHER_NETWORK.items()][-1].split("=")
+
+
 def options(data, tmp_path, checkpoint, *more) -> list[str]:
     return ["--val_data_dir", str(data / "val"), "--device_target", "CPU", "--run_dir", str(tmp_path),
             "--checkpoint_path", str(checkpoint), *more]  # fmt: skip
 
 
 def configured(*arguments):
-    return read_config(["--num_classes", "10", *map(str, arguments)], "")
+    return read_config([*SMALL_NETWORK, *map(str, arguments)], "")
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
@@ -108,7 +113,7 @@ def test_resumed_pipeline_repeats_the_augmentation(few_digits):
 
 
 def test_pipeline_equals_pillow(tmp_path):
-    """Shorter side resized, aspect kept, centre cropped, normalised; close to Pillow's bilinear."""
+    """Shorter side resized, aspect kept, centre cropped, normalised; close to Pillow's resampling."""
     pixels = np.random.RandomState(1).randint(0, 256, (12, 20, 3)).astype(np.uint8)
     picture = Image.fromarray(pixels).resize((500, 300), Image.Resampling.BICUBIC)
     (tmp_path / "val" / "a").mkdir(parents=True)
@@ -121,7 +126,7 @@ def test_pipeline_equals_pillow(tmp_path):
     short = int(side / config.crop_ratio)
     wide = short * 500 // 300
     resized = Image.open(io.BytesIO((tmp_path / "val/a/picture.png").read_bytes())).resize(
-        (wide, short), Image.Resampling.BILINEAR
+        (wide, short), Image.Resampling[config.interpolation.upper()]
     )
     left, top = (wide - side) // 2, (short - side) // 2
     pixels = np.asarray(resized.crop((left, top, left + side, top + side)), np.float64) / 255
@@ -143,9 +148,9 @@ def test_class_subset_keeps_its_indices(few_digits, tmp_path):
 
 
 def test_weights_decide_the_input(trained, few_digits, tmp_path):
-    """The checkpoint's size, classes and activation are used; an option that contradicts them is refused."""
+    """The checkpoint's size, classes and network are used; an option that contradicts them is refused."""
     assert load(trained)[1]["input"]["height"] == 32
-    for option in (["--image_height", "64"], ["--num_classes", "11"], ["--mean", "0,0,0"], ["--activation", "relu"]):
+    for option in (["--image_height", "64"], ["--num_classes", "11"], ["--mean", "0,0,0"], other_network()):
         more = ["--image_width", "64"] if option[0] == "--image_height" else []
         with pytest.raises(UsageError, match=f"{option[0]} .* contradicts"):
             evaluation.main(options(few_digits, tmp_path, trained, *option, *more))
@@ -162,7 +167,7 @@ def test_moving_average_of_a_training_state(trained, few_digits, tmp_path, capsy
 def test_non_finite_outputs_are_an_error(trained, few_digits, tmp_path):
     parameters, about = load(trained)
     values = {name: value.asnumpy().copy() for name, value in parameters.items() if "train_state" not in name}
-    next(value for name, value in values.items() if name.endswith("conv.weight"))[:] = np.nan
+    next(value for name, value in values.items() if is_convolution(name))[:] = np.nan
     about = {key: about[key] for key in ("network", "input", "class_names")}
     save(tmp_path / "nan.ckpt", values, about)
     with pytest.raises(DataError, match="not finite"):

@@ -14,7 +14,18 @@ import sys
 import time
 
 import train
-from conftest import FOLDER, assert_same, contents, program, small_run, states
+from conftest import (
+    FOLDER,
+    OTHER_NETWORK,
+    SHALLOW,
+    SMALL_NETWORK,
+    assert_same,
+    contents,
+    is_convolution,
+    program,
+    small_run,
+    states,
+)
 from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
@@ -25,13 +36,12 @@ import pytest
 import yaml
 from PIL import Image
 
-# One residual block in each stage: what is tested here does not depend on the depth, and takes a quarter of the time.
-SHALLOW = f"import src.model_utils, src.{NETWORK} as network; network.STAGES = (1,) * 5; "
 LONG = {"epoch_size": 4, "log_interval": 2, "keep_checkpoint_max": 2, "save_checkpoint_epochs": 1, "ema_decay": 0.9}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def shallow():
+    """What is tested here does not depend on the depth."""
     module = importlib.import_module(f"src.{NETWORK}")
     stages = module.STAGES
     exec(SHALLOW, {})
@@ -72,8 +82,8 @@ def test_two_and_two_epochs_equal_four(few_digits, straight, tmp_path):
     assert_same(last(tmp_path), last(straight))
     after, before = contents(states(straight)[-1]), contents(states(straight)[-2])
     names = {name for name in after if not np.array_equal(before[name], after[name])}
-    for part in ("conv.weight", "bn.moving_mean", "train_state.ema.", "moments", "global_step"):
-        assert any(part in name for name in names), f"{part} did not move: the comparison would see nothing"
+    for part in (r"conv\w*\.weight", r"bn\d?\.moving_mean", r"train_state\.ema\.", r"moments?\.", "global_step"):
+        assert any(re.search(part, name) for name in names), f"{part} did not move: the comparison would see nothing"
 
 
 def test_what_a_run_leaves(straight):
@@ -93,7 +103,7 @@ def test_what_a_run_leaves(straight):
     assert steps == [step for step in range(1, 21) if (step - 1) % 5 + 1 in (2, 4, 5)]
     assert [int(row["step"]) for row in rows if row["name"] == "top_1_accuracy"] == [10, 20]
     assert Image.open(straight / "run/curves.png").size[0] > 100 and list((straight / "summary").glob("events*"))
-    best = next(last(straight).parent.glob("*_best.ckpt"))
+    best = next(last(straight).parent.glob("*best.ckpt"))
     _, about = load(best)
     assert about["class_names"] == [str(digit) for digit in range(10)]
     assert about["metrics"]["ema_top_1_accuracy"] == load(last(straight))[1]["best"]
@@ -166,7 +176,7 @@ def test_killed_and_interrupted(few_digits, tmp_path):
 
 def test_all_training_options_resume_bit_for_bit(few_digits, tmp_path):
     """Dynamic loss scale, clipping, accumulation, a factor for the head and frozen layers, over a resume."""
-    frozen = next(name for name in parameter_names() if name.endswith("conv.weight")).rsplit(".", 2)[0]
+    frozen = next(name for name in parameter_names() if is_convolution(name)).rsplit(".", 2)[0]
     options = {
         "is_dynamic_loss_scale": 1, "loss_scale": 65536, "clip_grad_norm": 1.0, "accumulate_steps": 2, "batch_size": 4,
         "head_lr_factor": 3.0, "freeze": f"{frozen}.*",
@@ -180,14 +190,14 @@ def test_all_training_options_resume_bit_for_bit(few_digits, tmp_path):
     trained, initial = contents(last(tmp_path / "a")), contents(last(tmp_path / "c"))
     for name in parameter_names():
         still = name.startswith(f"{frozen}.")
-        if still or name.endswith("conv.weight"):
+        if still or is_convolution(name):
             assert np.array_equal(trained[name], initial[name]) == still, name
 
 
 def parameter_names() -> list[str]:
     from src.inference import description
 
-    return list(build_network(description(read_config(["--num_classes", "10"], ""), None)).parameters_dict())
+    return list(build_network(description(read_config(SMALL_NETWORK, ""), None)).parameters_dict())
 
 
 def test_new_run_moves_old_checkpoints_aside(few_digits, tmp_path):
@@ -221,7 +231,7 @@ def test_full_disk(few_digits, straight, tmp_path):
 
 
 def test_fine_tuning_from_another_class_count(few_digits, straight, tmp_path):
-    source = next(last(straight).parent.glob("*_best.ckpt"))
+    source = next(last(straight).parent.glob("*best.ckpt"))
     options = small_run(few_digits, tmp_path, epoch_size=1, batch_size=20, num_classes=12, pretrained=source)
     with pytest.raises(DataError, match="reset_head"):
         train.main(options)
@@ -230,16 +240,16 @@ def test_fine_tuning_from_another_class_count(few_digits, straight, tmp_path):
     heads = [name for name in original if is_head(name)]
     assert heads and all(trained[name].shape[0] == 12 for name in heads)
     for name in original:
-        if name.endswith("conv.weight"):
+        if is_convolution(name):
             np.testing.assert_array_equal(trained[name], original[name])
 
 
 def test_pretrained_weights_bring_their_numerics(few_digits, tmp_path):
-    """Activation, slope, mean and std of the weights; the command line's std goes before them, its slope is refused."""
+    """Network, mean and std of the weights; the command line's std goes before them, its network is refused."""
     from src.inference import description
 
-    about = description(read_config(["--num_classes", "10"], ""), None)
-    about["network"].update(activation="leaky_relu", negative_slope=0.01)
+    about = description(read_config(SMALL_NETWORK, ""), None)
+    about["network"].update(OTHER_NETWORK)
     about["input"].update(mean=[0.0, 0.0, 0.0], std=[1.0, 1.0, 1.0])
     save(tmp_path / "w.ckpt", build_network(about).parameters_dict(), about)
     options = small_run(few_digits, tmp_path, epoch_size=1, batch_size=20, pretrained=tmp_path / "w.ckpt")
@@ -247,8 +257,9 @@ def test_pretrained_weights_bring_their_numerics(few_digits, tmp_path):
     _, stored = load(last(tmp_path))
     assert stored["network"] == about["network"]
     assert stored["input"]["mean"] == [0, 0, 0] and stored["input"]["std"] == [0.5, 0.5, 0.5]
-    with pytest.raises(UsageError, match="--negative_slope 0.2 contradicts"):
-        train.main([*options, "--negative_slope", "0.2"])
+    key, value = list(OTHER_NETWORK.items())[-1]
+    with pytest.raises(UsageError, match=f"--{key} {2 * value} contradicts"):
+        train.main([*options, f"--{key}", str(2 * value)])
     network, _ = load_network(last(tmp_path), read_config(["--device_target", "CPU"], ""))
     assert not network.training
 

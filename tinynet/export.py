@@ -1,0 +1,31 @@
+"""Export a checkpoint as MINDIR, ONNX or AIR, with a JSON description of its input and classes beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from src.exporting import export_checkpoint
+from src.model_utils import config as configuration
+from src.model_utils import moxing_adapter
+from src.model_utils.config import Config
+from src.model_utils.logger import init_logger
+from src.recipe import read_config
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = read_config(argv, __doc__)
+    with moxing_adapter.job(config, adapt_paths) as config:
+        init_logger(None, "export.log")
+        export_checkpoint(config, config.ckpt, config.file_name, config.export_batch_size)
+
+
+def adapt_paths(config: Config) -> Config:
+    """Where a ModelArts job finds its checkpoint and leaves its result."""
+    return config.replace(
+        ckpt=moxing_adapter.checkpoint_file(config),
+        file_name=str(Path(config.output_path) / config.file_name),
+    )
+
+
+if __name__ == "__main__":
+    configuration.run(main)

@@ -1,0 +1,111 @@
+# Shared file: source utils/classification/src/evaluation.py; copy with: python scripts/sync_model_utils.py --write
+"""Accuracy of a network over every image of a data set, each counted once, and which output is which class."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from .inference import predict
+from .model_utils.config import Config, DataError
+from .model_utils.device_adapter import Device
+from .model_utils.logger import get_logger
+
+
+class Totals(NamedTuple):
+    """Of all images of a data set: their number, top-1 hits, top-5 hits, sum of the losses."""
+
+    images: int
+    top_1: int
+    top_5: int
+    loss: float
+
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 and top-5 accuracy in 0-1."""
+        return {"top_1_accuracy": self.top_1 / self.images, "top_5_accuracy": self.top_5 / self.images}
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """Loss of each image, float64 (n,): the target is 1 - f for its class and f / (classes - 1) for each other one.
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) class indices.
+        smoothing: f, 0-1; a single class has none.
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    own, classes = log_scores[np.arange(len(labels)), labels], logits.shape[1]
+    others = (log_scores.sum(axis=1) - own) / max(classes - 1, 1)
+    return -((1 - smoothing) * own + smoothing * others)
+
+
+def evaluate(
+    network: Callable, dataset: Any, batch_size: int, expected: int, device: Device, smoothing: float = 0.0
+) -> Totals:
+    """Run the network over all images, on all ranks.
+
+    The prediction is the class of the highest logit, of equal ones that of the lowest index. Top-5 is top-k with
+    k = min(5, classes).
+
+    Args:
+        network: (batch_size, 3, H, W) images to (batch_size, classes) logits.
+        dataset: this rank's batches.
+        batch_size: images of a call.
+        expected: images of the data set.
+        device: rank and size.
+        smoothing: of the labels in the loss.
+
+    Raises:
+        DataError: logits that are not finite, or another number of images than expected.
+    """
+    totals = np.zeros(4)
+    for images, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
+        logits = predict(network, images, batch_size)
+        if not np.isfinite(logits).all():
+            raise DataError("the network's outputs are not finite; give another checkpoint")
+        order = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (n, min(5, classes))
+        hits = order == labels[:, None]
+        losses = cross_entropy(logits, labels, smoothing)
+        totals += (len(labels), hits[:, 0].sum(), hits.any(axis=1).sum(), losses.sum())
+    *counts, loss = device.sum(totals.tolist())
+    images, top_1, top_5 = (int(count) for count in counts)
+    if images != expected:
+        raise DataError(
+            f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline"
+        )
+    return Totals(images, top_1, top_5, loss)
+
+
+def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fixed: bool = False) -> list[str]:
+    """Names in the order of the network's outputs: those stored with the weights, else those of the data set.
+
+    Args:
+        names: classes of the data set.
+        about: description of the network.
+        config: recipe, for messages.
+        is_fixed: the data set says itself which class has which index, so that its names must be the stored ones.
+
+    Raises:
+        DataError: the data set has classes that the checkpoint does not know.
+    """
+    stored, outputs = about["class_names"], about["network"]["num_classes"]
+    if len(names) > outputs or (is_fixed and (outputs != len(names) or stored not in (None, names))):
+        raise DataError(
+            f"the checkpoint has {outputs} classes ({', '.join(stored[:3]) if stored else 'unnamed'} ...), val_data_dir="
+            f"{config.val_data_dir} has {len(names)} ({', '.join(names[:3])} ...); evaluate on the data that it was trained for"
+        )
+    if stored is None:
+        get_logger().info(
+            "the checkpoint of %d classes names none: class i is taken to be folder i of the %d in %s",
+            outputs, len(names), config.val_data_dir,
+        )  # fmt: skip
+        return names
+    unknown = [name for name in names if name not in stored]
+    if unknown:
+        raise DataError(
+            f"val_data_dir={config.val_data_dir} has the class '{unknown[0]}' ({len(unknown)} such), "
+            f"which the checkpoint of {len(stored)} classes does not know; evaluate on the data that it was trained for"
+        )
+    return stored

@@ -1,0 +1,178 @@
+"""RMSProp and the moving average of the weights against float64 references; the same bits from the same input."""
+
+from __future__ import annotations
+
+import train
+from conftest import small_run
+from src.finetuning import parameter_groups
+from src.model_utils.device_adapter import Device
+from src.optimizer import rmsprop
+from src.recipe import build_network, is_head, network_description, read_config
+from src.tinynet import STAGES
+from src.training import create_train_step
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, nn
+
+STEPS = 50
+RATES = np.linspace(0.05, 0.01, STEPS).astype(np.float32)
+SHAPES = {
+    "conv.weight": (8, 3, 3, 3),
+    "bn.gamma": (8,),
+    "bn.beta": (8,),
+    "classifier.weight": (5, 8),
+    "classifier.bias": (5,),
+}
+WEIGHT_DECAY, HEAD_FACTOR = 0.1, 3.0
+
+
+@pytest.fixture(autouse=True)
+def graph_mode():
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=mode)
+
+
+def start() -> dict[str, np.ndarray]:
+    state = np.random.RandomState(2)
+    return {name: state.randn(*shape).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def gradients(step: int) -> dict[str, np.ndarray]:
+    """Of very different sizes, so that epsilon counts in some and not in others."""
+    state = np.random.RandomState([3, step])
+    scales = dict(zip(SHAPES, (0.01, 1.0, 0.03, 0.1, 10.0)))
+    return {name: (scales[name] * state.randn(*shape)).astype(np.float32) for name, shape in SHAPES.items()}
+
+
+def result(create, steps: int = STEPS) -> dict[str, np.ndarray]:
+    """The weights after these steps of an optimizer made from parameter groups and learning rates."""
+    parameters = [Parameter(ms.Tensor(value), name=name) for name, value in start().items()]
+    optimizer = create(parameter_groups(parameters, RATES, WEIGHT_DECAY, is_head, HEAD_FACTOR), ms.Tensor(RATES))
+    for step in range(steps):
+        optimizer(tuple(ms.Tensor(gradient) for gradient in gradients(step).values()))
+    return {parameter.name: parameter.asnumpy() for parameter in parameters}
+
+
+def reference(
+    decay=0.9, momentum=0.9, epsilon=1e-3, *, inside=True, steps=STEPS, weight_decay=WEIGHT_DECAY, head=HEAD_FACTOR
+):
+    """RMSProp of TensorFlow in float64; with epsilon outside of the root, that of PyTorch but for its start."""
+    weights = {name: value.astype(np.float64) for name, value in start().items()}
+    squares = {name: np.ones_like(value) for name, value in weights.items()}
+    moments = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step in range(steps):
+        for name, gradient in gradients(step).items():
+            gradient = gradient + (weight_decay if name.endswith(".weight") else 0) * weights[name]
+            rate = float(RATES[step]) * (head if name.startswith("classifier.") else 1)
+            squares[name] = decay * squares[name] + (1 - decay) * gradient**2
+            root = np.sqrt(squares[name] + epsilon) if inside else np.sqrt(squares[name]) + epsilon
+            moments[name] = momentum * moments[name] + rate * gradient / root
+            weights[name] = weights[name] - moments[name]
+    return weights
+
+
+def errors(found: dict, expected: dict) -> dict[str, float]:
+    """Largest difference of each weight, of its largest change."""
+    first = start()
+    return {
+        name: np.abs(found[name] - expected[name]).max() / np.abs(expected[name] - first[name]).max()
+        for name in expected
+    }
+
+
+def test_rmsprop_equals_float64():
+    found = result(lambda groups, rates: rmsprop(groups, rates, 0.9, 0.9, 1e-3))
+    assert max(errors(found, reference()).values()) <= 1e-5
+
+
+@pytest.mark.parametrize("numbers", [(0.9, 0.0, 1e-3), (0.0, 0.9, 0.5), (0.99, 0.5, 1.0)])
+def test_other_constants(numbers):
+    found = result(lambda groups, rates: rmsprop(groups, rates, *numbers), steps=10)
+    assert max(errors(found, reference(*numbers, steps=10)).values()) <= 1e-5
+
+
+def test_what_the_reference_sees():
+    """Epsilon outside of the root, decay of all weights or of none, one rate for all: none of them is met."""
+    found = result(lambda groups, rates: rmsprop(groups, rates, 0.9, 0.9, 1e-3))
+    for wrong in (
+        {"inside": False},
+        {"weight_decay": 0.0},
+        {"weight_decay": 0.099},
+        {"head": 1.0},
+        {"epsilon": 1.1e-3},
+    ):
+        assert max(errors(found, reference(**wrong)).values()) > 1e-4, wrong
+
+
+def test_agrees_with_the_framework():
+    """On weights of three elements: the CPU kernel adds epsilon outside of the root in groups of eight or so."""
+    first, slopes = np.float32([0.5, -1.0, 2.0]), np.random.RandomState(4).randn(STEPS, 3).astype(np.float32)
+    for numbers in ((0.9, 0.9, 1e-3), (0.8, 0.5, 0.5)):
+        results = []
+        for create in (rmsprop, nn.RMSProp):
+            weight = Parameter(ms.Tensor(first), name="a.weight")
+            optimizer = create([{"params": [weight], "weight_decay": 0.1}], ms.Tensor(RATES), *numbers)
+            for slope in slopes:
+                optimizer((ms.Tensor(slope),))
+            results.append(weight.asnumpy())
+        assert np.abs(results[0] - results[1]).max() <= 1e-5 * np.abs(results[1] - first).max()
+
+
+def test_same_bits_each_time():
+    """Sizes that threads cannot share equally."""
+    state = np.random.RandomState(4)
+    first = [state.randn(size).astype(np.float32) for size in (40007, 123457)]
+    slopes = [ms.Tensor(state.randn(value.size).astype(np.float32)) for value in first]
+    runs = []
+    for _ in range(2):
+        weights = [Parameter(ms.Tensor(value), name=f"w{i}.weight") for i, value in enumerate(first)]
+        optimizer = rmsprop([{"params": weights, "weight_decay": 1e-2}], ms.Tensor(np.full(100, 0.01, np.float32)))
+        for step in range(100):
+            optimizer(tuple(slope * (0.5 + step % 3) for slope in slopes))
+        runs.append([weight.asnumpy() for weight in weights])
+    for one, other, value in zip(*runs, first):
+        np.testing.assert_array_equal(one, other)
+        assert np.abs(one - value).min() > 0
+
+
+@pytest.mark.parametrize("numbers", [(1.0, 0.9, 1e-3), (0.9, 1.0, 1e-3), (0.9, 0.9, 0.0), (-0.1, 0.9, 1e-3)])
+def test_impossible_numbers_are_refused(numbers):
+    weight = Parameter(ms.Tensor([1.0]), name="weight")
+    with pytest.raises(ValueError, match="decay=.* momentum=.* epsilon="):
+        rmsprop([{"params": [weight]}], ms.Tensor(RATES), *numbers)
+
+
+# ---- The moving average ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay, slices", [(0.9999, 1), (0.98, 2)])
+def test_moving_average_equals_float64(tmp_path, monkeypatch, decay, slices):
+    """After 100 steps of a real training step, for weights and batch-norm statistics alike."""
+    monkeypatch.setattr("src.tinynet.STAGES", (*STAGES[:2], STAGES[6]))
+    options = small_run(tmp_path, tmp_path, ema_decay=decay, accumulate_steps=slices, batch_size=4, drop=0.2)
+    config, cpu = read_config(options, ""), Device("CPU", 0)
+    ms.set_seed(1)
+    network = build_network({"network": network_description(config)}).set_train()
+    train.regularize(config, network, cpu)
+    optimizer = train.create_optimizer(config, network, np.full(100, 0.01, np.float32))
+    step = create_train_step(config, network, train.create_loss(config), optimizer, cpu)
+    state = np.random.RandomState(5)
+    images = ms.Tensor(state.randn(4 * slices, 3, 32, 32).astype(np.float32))
+    labels = ms.Tensor(np.arange(4 * slices, dtype=np.int32))
+
+    def weights() -> dict[str, np.ndarray]:
+        return {parameter.name: parameter.asnumpy().astype(np.float64) for parameter in network.get_parameters()}
+
+    first = average = weights()
+    for _ in range(100):
+        step(images, labels)
+        average = {name: decay * average[name] + (1 - decay) * value for name, value in weights().items()}
+    found = {p.name.removeprefix("train_state.ema."): p.asnumpy() for p in step.ema.averages}
+    assert found.keys() == average.keys() and any(name.endswith("moving_variance") for name in found)
+    for name, value in average.items():
+        error, change = np.abs(found[name] - value).max(), np.abs(value - first[name]).max()
+        assert error <= 1e-5 * np.abs(value).max() and error <= 0.03 * change, name
