@@ -13,7 +13,8 @@ from .model_utils.dataset_checks import check_image_folder
 from .model_utils.device_adapter import Device
 from .pipeline import build_pipeline, count_image_folder, image_folder
 
-INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.BICUBIC}
+# PILCUBIC is Pillow's bicubic, bit for bit: it averages over all pixels below the kernel, the other two do not.
+INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.PILCUBIC}
 SMALLEST = 32  # pixels; the network halves its input five times
 
 

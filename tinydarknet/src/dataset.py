@@ -14,7 +14,8 @@ from .model_utils.dataset_checks import check_cifar10, check_image_folder, cifar
 from .model_utils.device_adapter import Device
 from .pipeline import build_pipeline, count_image_folder, image_folder
 
-INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.BICUBIC}
+# PILCUBIC is Pillow's bicubic, bit for bit: it averages over all pixels below the kernel, the other two do not.
+INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.PILCUBIC}
 
 
 def input_spec(config: Config) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class TinyNet(nn.Cell):
         self.classifier = nn.Dense(
             HEAD_CHANNELS, num_classes, weight_init=Uniform(num_classes**-0.5), bias_init="zeros"
         )
-        self.act = activation("swish")
+        self.act, self.mean = activation("swish"), spatial_mean()
         self.norm_of = {"conv_stem": "bn1", "conv_head": "bn2"}
         self.drop_rate, self.takes_step, self.uniform = 0.0, False, None
 
@@ -212,7 +212,7 @@ class TinyNet(nn.Cell):
                     column = noise[:, index].reshape((-1, 1, 1, 1))
                 x = block(x, column)
                 index += 1
-        x = self.act(self.bn2(self.conv_head(x))).mean((2, 3))  # (N, 1280)
+        x = self.mean(self.act(self.bn2(self.conv_head(x)))).reshape((-1, HEAD_CHANNELS))
         if noise is not None and self.drop_rate > 0:
             x = x * keep(noise[:, index:], self.drop_rate).astype(x.dtype)
         return self.classifier(x).astype(ms.float32)

@@ -431,6 +431,6 @@ def test_two_networks_in_one_process(few_digits, tmp_path, trained):
     assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
-def test_evaluation_needs_a_checkpoint(few_digits):
-    result = program("train.py", "--train", "False", "--data_path", few_digits, "--device_target", "CPU")
+def test_evaluation_needs_a_checkpoint(few_digits, tmp_path):
+    result = program("train.py", "--train", "False", "--data_path", few_digits, "--device_target", "CPU", cwd=tmp_path)
     assert result.returncode == 1 and result.stderr.startswith("error: checkpoint ")

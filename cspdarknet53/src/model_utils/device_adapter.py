@@ -188,7 +188,7 @@ def activation(name: str, negative_slope: float = 0.1) -> nn.Cell:
     if name == "relu":
         return nn.ReLU()
     if name == "swish":
-        return _PortableSwish() if _portable else nn.SiLU()
+        return _Swish() if _portable or _use_cpu_spelling() else nn.SiLU()
     if _portable:
         return _PortableMish()
     return _CPUMish() if _use_cpu_spelling() else nn.Mish()
@@ -222,8 +222,8 @@ class _PortableMish(nn.Cell):
         return x * u / (2 - u)
 
 
-class _PortableSwish(nn.Cell):
-    """x sigmoid(x): the exporter of ONNX has no SiLU."""
+class _Swish(nn.Cell):
+    """x sigmoid(x): the exporter of ONNX has no SiLU, and that of the CPU takes the sigmoid anew for the gradient."""
 
     def construct(self, x):
         return x * ops.sigmoid(x)

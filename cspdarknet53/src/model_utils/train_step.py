@@ -31,8 +31,7 @@ class ExponentialMovingAverage(nn.Cell):
 
     def construct(self):
         for i in range(len(self.weights)):
-            difference = self.weights[i] - self.averages[i]
-            ops.assign(self.averages[i], self.averages[i] + self.rate * difference)
+            ops.assign_add(self.averages[i], self.rate * (self.weights[i] - self.averages[i]))
 
 
 for_each = ops.HyperMap()  # over tuples; loops over them take several times as long to compile
