@@ -208,12 +208,23 @@ def test_mish(mode):
         np.testing.assert_allclose(gradient(cell, x, weights), slope * weights, rtol=1e-5, atol=1e-5)
 
 
+class Sum(nn.Cell):
+    """The sum of another cell's output."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, x):
+        return self.cell(x).sum()
+
+
 def test_gradient_of_mish_reaches_the_weights():
     """The closed form is what a training step takes: the gradient of a convolution before it equals the difference."""
     conv = nn.Conv2d(3, 4, 3, pad_mode="pad", padding=1)
     network = nn.SequentialCell(conv, activation("mish")).set_train()
     x = Tensor(np.random.default_rng(6).normal(size=(2, 3, 5, 5)).astype(np.float32))
-    gradients = ms.value_and_grad(lambda images: network(images).sum(), None, [conv.weight])(x)[1]
+    gradients = ms.value_and_grad(Sum(network), None, ms.ParameterTuple([conv.weight]))(x)[1]
     gradient, step = (gradients[0] if isinstance(gradients, (tuple, list)) else gradients).asnumpy(), 1e-2
     weight = conv.weight.asnumpy()
     for place in [(0, 0, 0, 0), (1, 2, 1, 1), (3, 1, 2, 0)]:
@@ -248,9 +259,22 @@ def test_max_pool(size, ties):
     np.testing.assert_allclose(gradient(fast, x, weights).sum(), weights.sum(), rtol=1e-4)
 
 
+class WeightedScale(nn.Cell):
+    """The weighted sum of what a cell makes of an image and its factors."""
+
+    def __init__(self, scale: nn.Cell):
+        super().__init__()
+        self.scale = scale
+
+    def construct(self, x, factors, weights):
+        return (self.scale(x, factors) * weights).sum()
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 @pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
-def test_spatial_mean_and_scale(size):
+def test_spatial_mean_and_scale(size, mode):
     """Values and gradients of the mean over an image, and of the product with a factor for each channel."""
+    ms.set_context(mode=mode)
     random = np.random.default_rng(8)
     x, weights = (random.normal(size=(2, 3, *size)).astype(np.float32) for _ in range(2))
     factors = random.normal(size=(2, 3, 1, 1)).astype(np.float32)
@@ -259,7 +283,7 @@ def test_spatial_mean_and_scale(size):
     each = factors / (size[0] * size[1]) * np.ones_like(x)
     np.testing.assert_allclose(gradient(mean, x, factors), each, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(scale(Tensor(x), Tensor(factors)).asnumpy(), x * factors)
-    both = ms.grad(lambda a, b: (scale(a, b) * Tensor(weights)).sum(), (0, 1))(Tensor(x), Tensor(factors))
+    both = ms.grad(WeightedScale(scale), (0, 1))(Tensor(x), Tensor(factors), Tensor(weights))
     np.testing.assert_array_equal(both[0].asnumpy(), weights * factors)
     np.testing.assert_allclose(both[1].asnumpy(), (weights * x).sum((2, 3), keepdims=True), rtol=1e-4, atol=1e-4)
 
