@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import DISTRIBUTED, FOLDER, accuracies, program, small_run, states
+from conftest import DISTRIBUTED, FOLDER, accuracies, program, small_run
 
 import pytest
 
@@ -31,9 +31,8 @@ def test_two_processes_train_as_one(few_digits, tmp_path):
         path.read_text(errors="replace") for path in (tmp_path / run_folder).rglob("*log*") if path.is_file()
     )
     assert result.returncode == 0, result.stdout + result.stderr + logs[-3000:]
-    found = states(tmp_path)
-    assert [path.name.partition("-")[2] for path in found] == ["1_5.ckpt"]  # 40 / (2 * 4)
-    assert found == list((tmp_path / "checkpoints").rglob("*-1_5.ckpt"))
+    found = list((tmp_path / "checkpoints").rglob("*-1_5.ckpt"))  # 40 / (2 * 4)
+    assert len(found) == 1 and found[0].parent.name in ("checkpoints", "ckpt_0"), "one rank saves, the first one"
     said = re.search(r"validation after epoch 1: top_1_accuracy (\S+),", logs)
     alone = program(
         "eval.py", "--val_data_dir", few_digits / "val", "--device_target", "CPU", "--checkpoint_path", found[0],
