@@ -2,8 +2,10 @@
 
 Every model folder, that is every folder with a train.py, carries byte for byte, so that it runs when it is taken alone:
     utils/model_utils       as src/model_utils: the runtime
-    utils/classification    as files of the same relative paths: what all image classifiers do alike
+    utils/common            as files of the same relative paths: training run, export, weights of other frameworks
+    utils/classification    likewise, in the image classifiers: what these do alike
     utils/launchers         in scripts: what all launchers do alike
+    utils/cpp_infer         as ascend310_infer: the inference application in C++
 This program proves that the copies do not drift, and that the shared files stay free of any one model.
 
     python scripts/sync_model_utils.py --check     exit status 1 and a list of what is wrong
@@ -28,7 +30,18 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = Path("utils/model_utils")
 COPY = Path("src/model_utils")
 # Further shared files, which lie among a folder's own ones: source folder -> folder of the copies.
-MIRRORED = {Path("utils/classification"): Path("."), Path("utils/launchers"): Path("scripts")}
+CLASSIFICATION = Path("utils/classification")
+CPP_INFER, CPP_COPY = Path("utils/cpp_infer"), Path("ascend310_infer")
+MIRRORED = {
+    Path("utils/common"): Path("."),
+    CLASSIFICATION: Path("."),
+    Path("utils/launchers"): Path("scripts"),
+    CPP_INFER: CPP_COPY,
+}
+# Which files of a source folder are shared. A build leaves others beside those of the application.
+PATTERNS = {CPP_INFER: ("CMakeLists.txt", "README.md", "build.sh", "inc/*.h", "src/*.cc")}
+MIRRORED_PATTERNS = ("**/*.py", "**/*.sh")
+DETECTORS = frozenset({"yolov3_res2net50"})  # every other folder with a train.py is an image classifier
 # The first model has tests of its own of what these test, and more.
 COMMON_TESTS = ("training", "evaluation", "bad_input", "export", "distributed", "fine_tuning")
 EXCLUDED = frozenset(
@@ -38,6 +51,7 @@ EXCLUDED = frozenset(
 
 MEND = "python scripts/sync_model_utils.py --write"
 HEADER = "# Shared file: source {source}; copy with: " + MEND
+COMMENTS = {".h": "//{}", ".cc": "//{}", ".md": "<!--{} -->"}  # how a comment is written where it is not #
 MAX_FILES = 9
 THIRD_PARTY = frozenset({"numpy", "yaml", "mindspore", "PIL"})
 # Programs and the package src of a folder, the readers of other formats, which a file imports where it needs them, tests.
@@ -62,7 +76,8 @@ def source_files(root: Path) -> list[Path]:
 def mirrored_files(root: Path) -> Iterator[tuple[Path, Path]]:
     """Yields each further shared file, with the place of its copies relative to a model folder."""
     for source, copy in MIRRORED.items():
-        files = (path for path in (root / source).rglob("*") if path.suffix in (".py", ".sh"))
+        patterns = PATTERNS.get(source, MIRRORED_PATTERNS)
+        files = {path for pattern in patterns for path in (root / source).glob(pattern)}
         yield from ((path, copy / path.relative_to(root / source)) for path in sorted(files))
 
 
@@ -73,7 +88,8 @@ def expected_copies(root: Path, excluded: frozenset[tuple[str, str]] = frozenset
             if (folder.name, source.name) not in excluded:
                 yield source, folder / COPY / source.name
         for source, place in mirrored_files(root):
-            if (folder.name, source.name) not in excluded:
+            is_foreign = folder.name in DETECTORS and (root / CLASSIFICATION) in source.parents
+            if not is_foreign and (folder.name, source.name) not in excluded:
                 yield source, folder / place
 
 
@@ -91,7 +107,7 @@ def _shown(lines: list[bytes], number: int) -> str:
 
 
 def check_copies(root: Path, excluded: frozenset[tuple[str, str]] = frozenset()) -> list[str]:
-    """Finds copies that are missing or differ, and files in src/model_utils that have no source."""
+    """Finds copies that are missing or differ, and files that have no source in folders that hold only copies."""
     findings = []
     copies = dict((copy, source) for source, copy in expected_copies(root, excluded))
     for copy, source in copies.items():
@@ -105,6 +121,9 @@ def check_copies(root: Path, excluded: frozenset[tuple[str, str]] = frozenset())
             if path not in copies:
                 name, home = path.relative_to(root), f"{folder.name}/src"
                 findings.append(f"{name} has no source in {SOURCE}; git mv {name} {home}/, or remove it")
+        for path in sorted(path for pattern in PATTERNS[CPP_INFER] for path in (folder / CPP_COPY).glob(pattern)):
+            if path not in copies:
+                findings.append(f"{path.relative_to(root)} has no source in {CPP_INFER}; remove it")
     return findings
 
 
@@ -132,6 +151,12 @@ def check_manifest(root: Path, excluded: frozenset[tuple[str, str]] = frozenset(
     return findings
 
 
+def header(source: str) -> str:
+    """Returns the line that a shared file begins with, after a #! line, as a comment of its language."""
+    text = HEADER.format(source=source)
+    return COMMENTS.get(Path(source).suffix, "#{}").format(text[1:])
+
+
 def check_source(path: Path, root: Path, siblings: frozenset[str] | None) -> list[str]:
     """Checks the text of one shared file: header, model names, imports.
 
@@ -148,9 +173,9 @@ def check_source(path: Path, root: Path, siblings: frozenset[str] | None) -> lis
     name = path.relative_to(root).as_posix()
     findings = []
     place = 1 if text.startswith("#!") else 0
-    if text.split("\n", 2)[place] != HEADER.format(source=name):
+    if text.split("\n", 2)[place] != header(name):
         line = "second" if place else "first"
-        findings.append(f"{name}:{place + 1}: the {line} line must be: {HEADER.format(source=name)}")
+        findings.append(f"{name}:{place + 1}: the {line} line must be: {header(name)}")
     for number, line in enumerate(text.splitlines(), 1):
         if match := MODEL_NAMES.search(line):
             findings.append(f"{name}:{number}: names the model {match.group()}; take it as an argument")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import os
 import re
 import signal
@@ -481,9 +482,58 @@ def test_no_evaluation_of_a_part_of_an_epoch(tmp_path):
         (lambda at: Progress(at, 1, [0.1], 1, 0, None), "log_interval=0"),
         (lambda at: SaveCheckpoint(at, None, None, {}, 1, 0), "save_checkpoint_epochs=0"),
         (lambda at: SaveCheckpoint(at, None, None, {}, 1, -1), "save_checkpoint_epochs=-1"),
+        (lambda at: SaveCheckpoint(at, None, None, {}, 1, 1, 0), "save_checkpoint_steps=0"),
         (lambda at: Evaluate(at, None, None, "x", {}, 1, -2, None), "eval_interval=-2"),
     ],
 )
 def test_intervals_that_cannot_be(make, text):
     with pytest.raises(UsageError, match=text):
         make(Position(STEPS))
+
+
+def test_checkpoints_after_steps(tmp_path):
+    """Steps of the run count, whatever the epoch; the last one is always saved."""
+    at, folder = Position(STEPS), CheckpointFolder(tmp_path, "net", 9, counts_all_steps=True)
+    state = SimpleNamespace(training_state=lambda: {"x": np.zeros(1, np.float32)})
+    callback = SaveCheckpoint(at, folder, state, {"steps_per_epoch": STEPS}, 3, 1, step_interval=4)
+    context = SimpleNamespace(get_stop_requested=lambda: False)
+    for at.epoch in (1, 2, 3):
+        for at.step in range(1, STEPS + 1):
+            callback.on_train_step_end(context)
+        callback.on_train_epoch_end(context)
+    assert [path.name for path in folder.files()] == [f"net-{place}.ckpt" for place in ("1_4", "2_8", "3_12", "3_15")]
+    metadata = checkpoint.load(folder.files()[1])[1]
+    assert (metadata["epoch"], metadata["step"]) == (2, 3), "the state counts from the start of the epoch"
+    folder.set_aside_after(metadata)
+    assert [path.stem for path in folder.files()] == ["net-1_4", "net-2_8"]
+
+
+def test_fields_of_the_step_line(tmp_path):
+    """Speed and duration are those since the last line, iteration counts from 0 over the run."""
+    lines, at = [], Position(STEPS, 2, 0)
+    line = "{before}|{iteration}|{loss:.1f}|{learning_rate:.2f}|{speed:.0f}|{milliseconds:.0f}|{time}"
+    progress = Progress(at, 3, [0.5] * 3 * STEPS, 8, 2, None, step_line=line)
+    get_logger().addHandler(_Lines(lines))
+    loss = [SimpleNamespace(asnumpy=lambda value=value: value) for value in (np.float32(1.5), np.float32(1))]
+    parameters = SimpleNamespace(cur_epoch_num=2, dataset_sink_mode=False, net_outputs=loss)
+    context = SimpleNamespace(original_args=lambda: parameters)
+    progress.on_train_epoch_begin(context)
+    for _ in range(2):
+        progress.on_train_step_begin(context)
+        time.sleep(0.1)
+        progress.on_train_step_end(context)
+    fields = next(text for text in lines if "|" in text).split("|")
+    assert fields[:4] == ["1", "6", "1.5", "0.50"]
+    assert 40 < int(fields[4]) <= 80 and 100 <= int(fields[5]) < 200
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", fields[6])
+
+
+class _Lines(logging.Handler):
+    """Keeps the messages of the logger."""
+
+    def __init__(self, lines: list):
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())

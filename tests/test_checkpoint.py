@@ -508,7 +508,7 @@ def test_checkpoints_in_the_current_directory(tmp_path, monkeypatch):
     folder = CheckpointFolder("./", "net", 3)
     for epoch in (1, 2):
         folder.save(epoch, 1, PARAMETERS, {})
-    folder.set_aside_after(1, 1)
+    folder.set_aside_after({"epoch": 1, "step": 1})
     assert names(tmp_path)[-2:] == ["log", "net-1_1.ckpt"]
     folder.start_fresh()
     assert folder.files() == [] and (tmp_path / "log").read_text() == "kept"

@@ -295,3 +295,89 @@ def test_an_excluded_mirrored_file_has_no_copy(mirrored):
     excluded = frozenset({("alpha", "inner.py")})
     (mirrored / "alpha/src/inner.py").unlink()
     assert sync.check(mirrored, excluded) == [] and sync.write(mirrored, excluded) == []
+
+
+def test_a_detector_has_no_files_of_the_classifiers(mirrored):
+    name = min(sync.DETECTORS)
+    (mirrored / name).mkdir()
+    (mirrored / name / "train.py").write_text("")
+    common = mirrored / "utils/common/src/step.py"
+    common.parent.mkdir(parents=True)
+    common.write_text(f"{sync.HEADER.format(source='utils/common/src/step.py')}\n")
+    sync.write(mirrored)
+    assert sync.check(mirrored) == []
+    assert not (mirrored / name / "src/inner.py").exists() and (mirrored / name / "scripts/common.sh").is_file()
+    assert all((mirrored / folder / "src/step.py").is_file() for folder in ("alpha", "beta", name))
+
+
+# ---- The application in C++
+
+
+@pytest.fixture
+def application(repository):
+    """Sources of an application whose comments are written in three ways, and what a build leaves beside them."""
+    folder = repository / "utils/cpp_infer"
+    for name in ("CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            f"{'#!/bin/sh' + chr(10) if name == 'build.sh' else ''}{sync.header(f'utils/cpp_infer/{name}')}\n"
+        )
+    for name in ("out/CMakeLists.txt", "out/inc/a.h", "inc/notes.txt", "build.log", "src/deep/b.cc"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    (folder / "build.sh").chmod(0o755)
+    sync.write(repository)
+    return repository
+
+
+def test_the_application_is_copied_without_what_a_build_leaves(application, capsys):
+    assert sync.check(application) == []
+    for folder in ("alpha", "beta"):
+        place = application / folder / "ascend310_infer"
+        files = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+        assert files == {"CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"}
+        assert (place / "build.sh").stat().st_mode & 0o777 == 0o755
+        assert not (place / "README.md").stat().st_mode & 0o111
+    assert sync.main(["--check"], application) == 0
+    assert capsys.readouterr().out == "7 shared files, 14 copies: all equal\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("inc/a.h", "// {}"),
+        ("src/a.cc", "// {}"),
+        ("CMakeLists.txt", "# {}"),
+        ("build.sh", "# {}"),
+        ("README.md", "<!-- {} -->"),
+    ],
+)
+def test_each_language_has_its_own_form_of_the_header(application, name, line):
+    source = f"utils/cpp_infer/{name}"
+    text = f"Shared file: source {source}; copy with: python scripts/sync_model_utils.py --write"
+    path = application / source
+    assert line.format(text) in path.read_text().splitlines()[:2]
+    path.write_text("#include <x>\n")
+    sync.write(application)
+    assert only(sync.check(application)) == f"{source}:1: the first line must be: {line.format(text)}"
+
+
+@pytest.mark.parametrize("name", ["CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"])
+def test_a_changed_application_and_a_model_in_it_are_found(application, name):
+    (application / "beta/ascend310_infer" / name).write_text("old")
+    assert only(sync.check(application)).startswith(
+        f"beta/ascend310_infer/{name} differs from utils/cpp_infer/{name} in line 1: "
+    )
+    assert sync.write(application) == [f"beta/ascend310_infer/{name}"]
+    with (application / "utils/cpp_infer" / name).open("a") as file:
+        file.write("as TinyNet does\n")
+    sync.write(application)
+    assert "names the model TinyNet; take it as an argument" in only(sync.check(application))
+
+
+def test_a_file_of_the_application_without_a_source_is_found(application):
+    (application / "utils/cpp_infer/src/a.cc").unlink()
+    assert sync.check(application) == [
+        f"{folder}/ascend310_infer/src/a.cc has no source in utils/cpp_infer; remove it" for folder in ("alpha", "beta")
+    ]

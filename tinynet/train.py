@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int | None:
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config, config.distributed)
         training = Training(
-            config, device, create_loss, create_optimizer, config.ckpt, regularize=regularize, report=report_accuracies
+            config, device, create_loss, create_optimizer, config.ckpt, prepare=regularize, report=report_accuracies
         )
         training.logger.info("%s\nPlease check the above information for the configurations", config.to_yaml())
         total = sum(parameter.size for parameter in training.network.trainable_params())

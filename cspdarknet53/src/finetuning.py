@@ -1,4 +1,4 @@
-# Shared file: source utils/classification/src/finetuning.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/finetuning.py; copy with: python scripts/sync_model_utils.py --write
 """Fine-tuning of pretrained weights: parts of the network that stay, a learning rate of its own for the head."""
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 STANDALONE, DISTRIBUTE, EVAL = "run_standalone_train.sh", "run_distribute_train.sh", "run_eval.sh"
 TABLE, DATA, CHECKPOINT = "rank table.json", "image net", "best weights.ckpt"
 CALLS = {STANDALONE: ["3", DATA], DISTRIBUTE: [TABLE, DATA], EVAL: ["3", DATA, CHECKPOINT]}
+# Those of the inference; tests/test_cpp_infer.py of the repository tests them.
+INFERENCE = ["infer_common.sh", "run_infer_310.sh", "run_infer_cpu.sh"]
 FOLDERS = ["image net/n01440764"]
 ASCEND = "HCCL_CONNECT_TIMEOUT DEPLOY_MODE GE_USE_STATIC_MEMORY"
 
@@ -272,4 +274,4 @@ def test_inputs_in_the_run_folder_are_refused(bench, script, folder):
 
 
 def test_every_launcher_is_tested():
-    assert sorted([*CALLS, "common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())
+    assert sorted([*CALLS, *INFERENCE, "common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())

@@ -7,10 +7,13 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from .dataset import count_images, create_dataset
 from .inference import predict
 from .model_utils.config import Config, DataError
 from .model_utils.device_adapter import Device
 from .model_utils.logger import get_logger
+
+METRIC = "top_1_accuracy"  # decides which weights of a training are the best
 
 
 class Totals(NamedTuple):
@@ -62,7 +65,7 @@ def evaluate(
     """
     totals = np.zeros(4)
     for images, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
-        logits = predict(network, images, batch_size)
+        (logits,) = predict(network, images, batch_size)
         if not np.isfinite(logits).all():
             raise DataError("the network's outputs are not finite; give another checkpoint")
         order = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (n, min(5, classes))
@@ -76,6 +79,21 @@ def evaluate(
             f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline"
         )
     return Totals(images, top_1, top_5, loss)
+
+
+def validation_metrics(config: Config, network: Callable, device: Device, class_names: list[str]) -> dict[str, float]:
+    """Accuracies and loss of a network over the validation data, on all ranks.
+
+    Args:
+        config: recipe.
+        network: in evaluation mode.
+        device: rank and size.
+        class_names: names in the order of the network's outputs.
+    """
+    dataset = create_dataset(config, False, device, class_names)
+    smoothing = config.label_smooth_factor * config.use_label_smooth
+    totals = evaluate(network, dataset, config.batch_size, count_images(config, False), device, smoothing)
+    return {**totals.accuracies(), "validation_loss": totals.loss / totals.images}
 
 
 def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fixed: bool = False) -> list[str]:

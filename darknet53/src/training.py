@@ -1,19 +1,20 @@
-# Shared file: source utils/classification/src/training.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/training.py; copy with: python scripts/sync_model_utils.py --write
 """A training run: data, network, compiled step, checkpoints, evaluation, resumption. The recipe says what is in them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn
+from mindspore.train import Callback
 
 from .dataset import count_images, create_dataset, find_classes
-from .evaluation import evaluate
+from .evaluation import METRIC, validation_metrics
 from .finetuning import freeze
 from .inference import description, refuse_other_network
 from .lr_scheduler import get_lr
@@ -113,8 +114,9 @@ class Training:
         create_loss: from the recipe to a cell (logits, labels) to scalar.
         create_optimizer: from recipe, network and learning rates (one for each step) to the optimizer.
         pretrained_path: checkpoint to start from; empty: random weights.
-        regularize: from recipe, network and device; switches on what the network does in training only.
+        prepare: from recipe, network and device; what else is done to the network before the optimizer sees it.
         report: of `callbacks.Evaluate`.
+        callbacks: from where the run is to further callbacks, after the progress line.
     """
 
     def __init__(
@@ -125,10 +127,11 @@ class Training:
         create_optimizer: Callable[[Config, nn.Cell, np.ndarray], nn.Optimizer],
         pretrained_path: str = "",
         *,
-        regularize: Callable[[Config, nn.Cell, Device], None] | None = None,
+        prepare: Callable[[Config, nn.Cell, Device], None] | None = None,
         report: Callable[[Mapping[str, float], int, dict[str, Any]], None] | None = None,
+        callbacks: Callable[[Position], Sequence[Callback]] | None = None,
     ):
-        self.config, self.device, self.report = config, device, report
+        self.config, self.device, self.report, self.further_callbacks = config, device, report, callbacks
         self.logger = init_logger(config.run_dir, "train.log", device.rank)
         self.names = find_classes(config, True, device)
         self.val_names = find_classes(config, False, device) if config.eval_interval else None
@@ -146,8 +149,11 @@ class Training:
             self.config = config = with_pretrained_input(config, pretrained[1], pretrained_path)
         self.about = description(config, self.names)
         self.network = create_network(config, self.about, pretrained_path, pretrained)
-        if regularize is not None:
-            regularize(config, self.network, device)
+        if pretrained is not None:
+            network = {key: value for key, value in self.about["network"].items() if key in config}
+            self.config = config = config.replace(**network)
+        if prepare is not None:
+            prepare(config, self.network, device)
         self.learning_rates = get_lr(config, self.steps)
         self.epochs = len(self.learning_rates) // self.steps
         optimizer = create_optimizer(config, self.network, self.learning_rates)
@@ -173,7 +179,7 @@ class Training:
         checkpoint.restore(self.train_step, parameters, path)
         self._report_changes(metadata, path)
         if self.saves:
-            self.folder.set_aside_after(metadata["epoch"], metadata["step"])
+            self.folder.set_aside_after(metadata)
         self.metadata.update({key: metadata[key] for key in HISTORY_KEYS if key in metadata})
         self.position = Position(self.steps, metadata["epoch"], metadata["step"])
         self.logger.info("resumed from %s: epoch %d step %d", path, metadata["epoch"], metadata["step"])
@@ -264,10 +270,10 @@ class Training:
             EPOCH_LINE,
             STEP_LINE,
         )
-        callbacks = [progress, interrupt]
+        callbacks = [progress, *(self.further_callbacks(at) if self.further_callbacks else ()), interrupt]
         if self.val_names is not None:
             save_best = self._save_best if self.saves else None
-            metric = "top_1_accuracy" if self.train_step.ema is None else "ema_top_1_accuracy"
+            metric = METRIC if self.train_step.ema is None else f"ema_{METRIC}"
             callbacks.append(
                 Evaluate(
                     at,
@@ -284,7 +290,13 @@ class Training:
         if self.saves:
             callbacks.append(
                 SaveCheckpoint(
-                    at, self.folder, self.train_step, self.metadata, self.epochs, config.save_checkpoint_epochs
+                    at,
+                    self.folder,
+                    self.train_step,
+                    self.metadata,
+                    self.epochs,
+                    config.get("save_checkpoint_epochs", 1),
+                    config.get("save_checkpoint_steps"),
                 )
             )
         return callbacks
@@ -298,14 +310,10 @@ class Training:
         return metrics
 
     def _evaluate_weights(self) -> dict[str, float]:
-        dataset = create_dataset(self.config, False, self.device, self.names)
         self.network.set_train(False)
         try:
             with self._first_rank_statistics():
-                images = count_images(self.config, False)
-                smoothing = self.config.label_smooth_factor * self.config.use_label_smooth
-                totals = evaluate(self.network, dataset, self.config.batch_size, images, self.device, smoothing)
-                return {**totals.accuracies(), "validation_loss": totals.loss / totals.images}
+                return validation_metrics(self.config, self.network, self.device, self.names)
         finally:
             self.network.set_train(True)
 

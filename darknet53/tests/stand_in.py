@@ -1,4 +1,4 @@
-# Shared file: source utils/classification/tests/stand_in.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/tests/stand_in.py; copy with: python scripts/sync_model_utils.py --write
 """Stand-in for python, msrun, mpirun, taskset and id in the tests of the launchers: it records how it was called.
 
 Usage: stand_in.py NAME ARGUMENT...  The record is a JSON file in the folder STAND_IN_DIR. What it does then is told by

@@ -1,4 +1,4 @@
-# Shared file: source utils/classification/src/onnx_graph.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/onnx_graph.py; copy with: python scripts/sync_model_utils.py --write
 """An exported ONNX file whose activations ONNX Runtime can fuse with the convolution before them, or run in fewer passes.
 
 MindSpore's exporter has no LeakyRelu: it writes max(x, s x), which ONNX Runtime leaves as two passes over the tensor;

@@ -15,11 +15,10 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import transforms
 
-from .model_utils.config import Config, UsageError
+from .model_utils.config import Config
 from .model_utils.dataset_checks import image_folder_options
 from .model_utils.device_adapter import Device
-from .model_utils.logger import get_logger
-from .model_utils.moxing_adapter import local_rank
+from .workers import worker_threads
 
 
 def build_pipeline(
@@ -92,20 +91,3 @@ def image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
 def count_image_folder(path: str) -> int:
     """Images of a folder with one folder of images for each class."""
     return image_folder(path, sorted(os.listdir(path))).get_dataset_size()
-
-
-def worker_threads(config: Config) -> int:
-    """Threads of the pipeline: at least 1, at most this process's share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // local_rank(os.environ)[1])
-    if config.num_parallel_workers < 1:
-        raise UsageError(f"num_parallel_workers={config.num_parallel_workers}: 1 or more is accepted")
-    if config.num_parallel_workers > cores and not worker_threads.noticed:
-        worker_threads.noticed = True
-        get_logger().info(
-            "num_parallel_workers=%d clipped to the %d cores of this process", config.num_parallel_workers, cores
-        )
-    return min(config.num_parallel_workers, cores)
-
-
-worker_threads.noticed = False

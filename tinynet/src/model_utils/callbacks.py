@@ -51,8 +51,9 @@ class Progress(Callback):
         fetch_interval: steps between two fetches of the loss from the device, which wait for it.
         epoch_line: a further line at the end of each epoch, with the fields of `str.format` time, epoch, step (of the
             run), loss, speed (images per second) and milliseconds (of a step); empty: none.
-        step_line: a further line at each point of the curves, with the fields epoch and step (of the epoch) counted
-            from 1, epochs, steps (of an epoch), before (epochs that are complete), loss and learning_rate; empty: none.
+        step_line: a further line at each point of the curves, with the fields time, epoch and step (of the epoch) counted
+            from 1, epochs, steps (of an epoch), before (epochs that are complete), iteration (steps of the run before
+            this one), loss, learning_rate, speed and milliseconds (since the last point); empty: none.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Progress(Callback):
         self._waiting = 0.0
         self._shown = False
         self._last_line = self._start
+        self._last_point = (self._start, position.total)
 
     def on_train_epoch_begin(self, run_context: RunContext) -> None:
         params = run_context.original_args()
@@ -85,6 +87,7 @@ class Progress(Callback):
             self.position.epoch, self.position.step = params.cur_epoch_num, 0
         self._epoch_start_step = self.position.step
         self._epoch_start = self._step_end = time.monotonic()
+        self._last_point = (self._epoch_start, self.position.total)
         self._waiting = 0.0
 
     def on_train_step_begin(self, run_context: RunContext) -> None:
@@ -149,7 +152,7 @@ class Progress(Callback):
             get_logger().info("result: epoch: %d step: %d, loss is %.7g", at.epoch, at.step, loss)
             if self.epoch_line:
                 steps = at.step - self._epoch_start_step
-                fields = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "epoch": at.epoch, "step": at.total, "loss": loss}
+                fields = {"time": _time_stamp(), "epoch": at.epoch, "step": at.total, "loss": loss}
                 get_logger().info(
                     self.epoch_line.format(**fields, speed=speed, milliseconds=1000 * elapsed / steps)
                 )  # fmt: skip
@@ -161,11 +164,16 @@ class Progress(Callback):
         at = self.position
         if self.record is not None:
             self.record.add(at.total, loss=loss, learning_rate=rate, images_per_second=speed)
+        (before, total), self._last_point = self._last_point, (time.monotonic(), at.total)
         if self.step_line:
             self._clear_line()
-            place = {"epoch": at.epoch, "before": at.epoch - 1, "epochs": self.epochs, "step": at.step}
+            seconds = max((time.monotonic() - before) / max(at.total - total, 1), 1e-9)
             get_logger().info(
-                self.step_line.format(**place, steps=at.steps_per_epoch, loss=loss, learning_rate=rate)
+                self.step_line.format(
+                    time=_time_stamp(), epoch=at.epoch, before=at.epoch - 1, epochs=self.epochs, step=at.step,
+                    steps=at.steps_per_epoch, iteration=at.total - 1, loss=loss, learning_rate=rate,
+                    speed=self.images_per_step / seconds, milliseconds=1000 * seconds,
+                )
             )  # fmt: skip
 
     def _clear_line(self) -> None:
@@ -175,7 +183,10 @@ class Progress(Callback):
 
 
 class SaveCheckpoint(Callback):
-    """Saves the training state every `interval` epochs and at the end, and wherever the run is interrupted."""
+    """Saves the training state every `interval` epochs and at the end, and wherever the run is interrupted.
+
+    With `step_interval` the steps of the run count instead of the epochs.
+    """
 
     def __init__(
         self,
@@ -185,17 +196,29 @@ class SaveCheckpoint(Callback):
         metadata: Mapping[str, Any],
         epochs: int,
         interval: int,
+        step_interval: int | None = None,
     ):
         _require_positive(save_checkpoint_epochs=interval)
+        if step_interval is not None:
+            _require_positive(save_checkpoint_steps=step_interval)
         self.position, self.folder, self.train_step = position, folder, train_step
-        self.metadata, self.epochs, self.interval = metadata, epochs, interval
+        self.metadata, self.epochs, self.interval, self.step_interval = metadata, epochs, interval, step_interval
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        at = self.position
+        if self.step_interval and at.total % self.step_interval == 0 and at.step < at.steps_per_epoch:
+            self._save()
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         at = self.position
-        complete = at.step == at.steps_per_epoch
-        if not complete or at.epoch % self.interval == 0 or at.epoch == self.epochs or run_context.get_stop_requested():
-            path = self.folder.save(at.epoch, at.step, self.train_step.training_state(), self.metadata)
-            get_logger().info("checkpoint: %s", path)
+        due = at.total % self.step_interval == 0 if self.step_interval else at.epoch % self.interval == 0
+        if due or at.step < at.steps_per_epoch or at.epoch == self.epochs or run_context.get_stop_requested():
+            self._save()
+
+    def _save(self) -> None:
+        at = self.position
+        path = self.folder.save(at.epoch, at.step, self.train_step.training_state(), self.metadata)
+        get_logger().info("checkpoint: %s", path)
 
 
 class Evaluate(Callback):
@@ -302,6 +325,10 @@ def _require_positive(**settings: int) -> None:
     for key, value in settings.items():
         if value < 1:
             raise UsageError(f"{key}={value}: 1 or more is accepted")
+
+
+def _time_stamp() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _duration(seconds: float) -> str:

@@ -176,12 +176,16 @@ def _without_common_prefix(weights: dict[str, Any], wanted: Mapping[str, Any]) -
 
 
 class CheckpointFolder:
-    """The checkpoints `<folder>/<prefix>-<epoch>_<step>.ckpt` of one run, of which the newest `keep` (1 or more) stay."""
+    """The checkpoints `<folder>/<prefix>-<epoch>_<step>.ckpt` of one run, of which the newest `keep` (1 or more) stay.
 
-    def __init__(self, folder: str | Path, prefix: str, keep: int):
+    The step in a name counts from the start of the epoch, with `counts_all_steps` from the start of the run.
+    """
+
+    def __init__(self, folder: str | Path, prefix: str, keep: int, *, counts_all_steps: bool = False):
         if keep < 1:
             raise UsageError(f"keep_checkpoint_max={keep}: 1 or more is accepted")
         self.folder, self.prefix, self.keep = Path(folder), prefix, keep
+        self.counts_all_steps = counts_all_steps
 
     @property
     def best(self) -> Path:
@@ -194,7 +198,8 @@ class CheckpointFolder:
 
     def save(self, epoch: int, step: int, parameters: Mapping[str, Any], metadata: Mapping[str, Any]) -> Path:
         """Save the state after `step` steps of `epoch` (counted from 1), then remove older ones over the limit."""
-        path = self.folder / f"{self.prefix}-{epoch}_{step}.ckpt"
+        epoch, shown = self._shown(epoch, step, metadata)
+        path = self.folder / f"{self.prefix}-{epoch}_{shown}.ckpt"
         save(path, parameters, {**metadata, "epoch": epoch, "step": step})
         files = self.files()
         leftovers = self.folder.glob(f".{self.prefix}*.tmp.*")  # of processes that were killed while they wrote
@@ -206,9 +211,14 @@ class CheckpointFolder:
         """Move the checkpoints of an earlier run aside, so that nothing is written over."""
         self._set_aside([*self.files(), self.best], "checkpoints of an earlier run")
 
-    def set_aside_after(self, epoch: int, step: int) -> None:
-        """Move the states later than this one aside: they belong to a run that this one does not continue."""
-        self._set_aside([path for path in self.files() if _place(path) > (epoch, step)], "later checkpoints")
+    def _shown(self, epoch: int, step: int, metadata: Mapping[str, Any]) -> tuple[int, int]:
+        """Epoch and step as a file name has them."""
+        return epoch, step + (epoch - 1) * metadata["steps_per_epoch"] if self.counts_all_steps else step
+
+    def set_aside_after(self, metadata: Mapping[str, Any]) -> None:
+        """Move the states later than that of this metadata aside: they belong to a run that is not continued."""
+        place = self._shown(metadata["epoch"], metadata["step"], metadata)
+        self._set_aside([path for path in self.files() if _place(path) > place], "later checkpoints")
 
     def _set_aside(self, paths: list[Path], what: str) -> None:
         """Into a folder beside the checkpoints, which may share theirs with other files."""

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from .config import Config, DataError, UsageError
 
 BACKENDS = {"Ascend": "hccl", "GPU": "nccl", "CPU": "mccl"}
+GATHERED = 65536  # values that ranks exchange at a time
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,21 @@ class Device:
         if self.size == 1:
             return list(values)
         return [float(value) for value in _all_reduce()(Tensor(values, ms.float32)).asnumpy()]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """The rows (n, k) of all ranks, one rank behind the other, float32; n may differ between ranks, k may not."""
+        rows = np.asarray(rows, np.float32)
+        if self.size == 1:
+            return rows
+        counts = [int(count) for count in self.sum([float(rank == self.rank) * len(rows) for rank in range(self.size)])]
+        everything = np.zeros((sum(counts), rows.shape[1]), np.float32)
+        start = sum(counts[: self.rank])
+        everything[start : start + len(rows)] = rows
+        # One length, so that one graph serves: x + 0 + ... + 0 is x.
+        flat = np.zeros(-(-everything.size // GATHERED) * GATHERED, np.float32)
+        flat[: everything.size] = everything.ravel()
+        parts = [_all_reduce()(Tensor(part)).asnumpy() for part in flat.reshape((-1, GATHERED))]
+        return np.concatenate([*parts, []])[: everything.size].reshape(everything.shape).astype(np.float32)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""

@@ -1,10 +1,11 @@
-# Shared file: source utils/classification/src/exporting.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/exporting.py; copy with: python scripts/sync_model_utils.py --write
 """From a checkpoint to a MINDIR, ONNX or AIR file with a JSON description of its input and classes beside it."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,13 @@ from .model_utils.logger import get_logger
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 
 
-def export_checkpoint(config: Config, checkpoint_path: str, name: str, batch_size: int) -> None:
+def export_checkpoint(
+    config: Config,
+    checkpoint_path: str,
+    name: str,
+    batch_size: int,
+    prepare: Callable[[nn.Cell, dict[str, Any]], nn.Cell] | None = None,
+) -> Path | None:
     """Write the network of a checkpoint to the file `name`, whose ending may be left out.
 
     Args:
@@ -29,6 +36,10 @@ def export_checkpoint(config: Config, checkpoint_path: str, name: str, batch_siz
         checkpoint_path: a .ckpt file.
         name: file to write.
         batch_size: images of a call, 1 or more.
+        prepare: from the network, in evaluation mode, and its description to what is exported; may change the description.
+
+    Returns:
+        The file that was written; none of a dry run.
 
     Raises:
         UsageError: a format that the device does not write, a batch size that cannot be.
@@ -43,11 +54,14 @@ def export_checkpoint(config: Config, checkpoint_path: str, name: str, batch_siz
         network, about = load_network(checkpoint_path, config, use_ema=config.use_ema)
         if config.fold_bn:
             network = fold_batch_norm(network)
+        if prepare is not None:
+            network = prepare(network, about).set_train(False)
     if config.dry_run:
         get_logger().info("dry run: everything was built, nothing was exported")
-        return
+        return None
     export(network, about, path, batch_size, config.file_format)
     get_logger().info("exported: %s", path)
+    return path
 
 
 def refuse_bad_request(config: Config, batch_size: int) -> None:
@@ -72,7 +86,7 @@ def export(network: nn.Cell, about: dict[str, Any], path: Path, batch_size: int,
     """Write the model and its description; each appears under its name only when it is complete.
 
     Args:
-        network: in evaluation mode; (batch_size, 3, H, W) float32 to (batch_size, classes) float32.
+        network: in evaluation mode; (batch_size, 3, H, W) float32 to float32 outputs.
         about: its description, see `src.inference.description`.
         path: model file; the description has the same name and the ending .json.
         batch_size: images of a call.

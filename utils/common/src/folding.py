@@ -1,4 +1,4 @@
-# Shared file: source utils/classification/src/folding.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/folding.py; copy with: python scripts/sync_model_utils.py --write
 """Batch norm folded into the convolution before it: the same function with less work, for an exported network."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-# Shared file: source utils/classification/src/inference.py; copy with: python scripts/sync_model_utils.py --write
-"""From a checkpoint or an exported model to logits: one way for eval.py, export.py and infer.py."""
+# Shared file: source utils/common/src/inference.py; copy with: python scripts/sync_model_utils.py --write
+"""From a checkpoint or an exported model to its outputs: one way for eval.py, export.py and infer.py."""
 
 from __future__ import annotations
 
@@ -58,12 +58,8 @@ def refuse_other_network(about: dict[str, Any], path: str | Path) -> None:
 
 def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path) -> None:
     """Raise UsageError where the command line asks for another network or input than the file was made for."""
-    stored = {
-        **{key: value for key, value in about["network"].items() if key != "name"},
-        "image_height": about["input"]["height"],
-        "image_width": about["input"]["width"],
-        **{key: about["input"][key] for key in ("crop_ratio", "interpolation", "mean", "std")},
-    }
+    network = {key: value for key, value in about["network"].items() if key != "name"}
+    stored = {**network, **_input_options(config, about)}
     for key, value in stored.items():
         if key in config.given and config[key] != value:
             raise UsageError(
@@ -73,25 +69,38 @@ def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path
 
 def with_input(config: Config, about: dict[str, Any]) -> Config:
     """The recipe with the input and the classes that the weights were made for."""
-    spec = about["input"]
-    return config.replace(
-        num_classes=about["network"]["num_classes"], image_height=spec["height"], image_width=spec["width"],
-        crop_ratio=spec["crop_ratio"], interpolation=spec["interpolation"], mean=spec["mean"], std=spec["std"],
-    )  # fmt: skip
+    return config.replace(num_classes=about["network"]["num_classes"], **_input_options(config, about))
 
 
-def predict(network: Callable, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Logits (n, classes) of n <= batch_size images; a short batch is padded, so that one compiled graph serves all."""
+def _input_options(config: Config, about: dict[str, Any]) -> dict[str, Any]:
+    """The input of a description as keys of the recipe, of those that it has."""
+    options = {f"image_{key}" if key in ("height", "width") else key: value for key, value in about["input"].items()}
+    return {key: value for key, value in options.items() if key in config}
+
+
+def predict(network: Callable, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, ...]:
+    """Outputs (n, ...) of n <= batch_size images; a short batch is padded, so that one compiled graph serves all."""
     missing = batch_size - len(images)
     if missing:
         images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    return network(ms.Tensor(images)).asnumpy().astype(np.float32)[: batch_size - missing]
+    return tuple(output[: batch_size - missing] for output in as_arrays(network(ms.Tensor(images))))
+
+
+def as_arrays(outputs: ms.Tensor | tuple[ms.Tensor, ...]) -> tuple[np.ndarray, ...]:
+    """The float32 arrays of a network's output or outputs."""
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    return tuple(output.asnumpy().astype(np.float32) for output in outputs)
 
 
 def load_model(
-    path: str | Path, config: Config
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any], int | None]:
-    """A .ckpt, .mindir or .onnx file as a function from images (n, 3, H, W) to logits (n, classes).
+    path: str | Path, config: Config, wrap: Callable[[nn.Cell], nn.Cell] | None = None
+) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, ...]], dict[str, Any], int | None]:
+    """A .ckpt, .mindir or .onnx file as a function from images (n, 3, H, W) to its outputs, (n, ...) float32 each.
+
+    Args:
+        path: file.
+        config: recipe.
+        wrap: what export.py puts around the network of a checkpoint.
 
     Returns:
         The function, the description of the model, and the batch size that it insists on (None: any).
@@ -102,7 +111,8 @@ def load_model(
     path = Path(path)
     if path.suffix == ".ckpt":
         network, about = load_network(path, config)
-        return lambda images: network(ms.Tensor(images)).asnumpy().astype(np.float32), about, None
+        network = wrap(network).set_train(False) if wrap else network
+        return lambda images: as_arrays(network(ms.Tensor(images))), about, None
     if not path.is_file():
         raise DataError(f"model_file={path} is not a file; give a .mindir, .onnx or .ckpt file")
     loaders = {".mindir": _load_mindir, ".onnx": _load_onnx}
@@ -135,15 +145,15 @@ def read_description(model_path: Path) -> dict[str, Any]:
     return about
 
 
-def _load_mindir(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _load_mindir(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     try:
         network = nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"model_file={path} is not a sound MINDIR file: {str(error).splitlines()[0]}") from error
-    return lambda images: network(ms.Tensor(images)).asnumpy().astype(np.float32)
+    return lambda images: as_arrays(network(ms.Tensor(images)))
 
 
-def _load_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def _load_onnx(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     try:
         import onnxruntime
     except ImportError as error:
@@ -153,4 +163,4 @@ def _load_onnx(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     except Exception as error:  # onnxruntime's exceptions have no common public base
         raise DataError(f"model_file={path} is not a sound ONNX file: {str(error).splitlines()[0]}") from error
     name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    return lambda images: tuple(session.run(None, {name: images}))

@@ -1,4 +1,4 @@
-# Shared file: source utils/classification/src/weights.py; copy with: python scripts/sync_model_utils.py --write
+# Shared file: source utils/common/src/weights.py; copy with: python scripts/sync_model_utils.py --write
 """Weights of other frameworks: files to arrays, a check that they fill the network, and a checkpoint from them."""
 
 from __future__ import annotations
