@@ -15,96 +15,29 @@ picture was damaged (the others are classified) or something else is wrong with 
 
 from __future__ import annotations
 
-import glob
 import io
-import itertools
 import json
-import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
-from postprocess import RESULT_ENDING, result_names, unique_names
+from postprocess import RESULT_ENDING
 from src.annotate import annotate, readable_size
 from src.dataset import eval_transforms
 from src.inference import load_model
 from src.model_utils import config as configuration
 from src.model_utils import device_adapter
 from src.model_utils.config import Config, DataError, UsageError
-from src.model_utils.dataset_checks import ENDINGS, FORMATS
-from src.model_utils.logger import get_logger, init_logger
+from src.model_utils.dataset_checks import FORMATS
+from src.model_utils.logger import init_logger
+from src.picture_files import find_pictures, fresh_folder, refuse_unsafe_output, result_names, unique_names
 from src.recipe import read_config
 
 import numpy as np
 from mindspore.dataset import vision
 from PIL import Image, UnidentifiedImageError
-
-# ---- Which pictures --------------------------------------------------------------------------------------------------
-
-
-def find_pictures(text: str) -> tuple[Path, list[Path]]:
-    """The pictures of a file name, a folder or a pattern.
-
-    Returns:
-        A folder, and the pictures relative to it, sorted.
-
-    Raises:
-        DataError: nothing is there, or no picture.
-    """
-    path = Path(text)
-    if path.is_file():
-        return path.parent, [Path(path.name)]
-    if path.is_dir():
-        root, found = path, list(_walk(path))
-    elif any(character in text for character in "*?["):
-        found = [Path(match) for match in glob.glob(text, recursive=True) if os.path.isfile(match)]
-        root = Path(os.path.commonpath([file.parent for file in found])) if found else path
-    else:
-        raise DataError(f"input={text} does not exist; give a picture, a folder or a pattern such as 'dir/*.jpg'")
-    pictures = _keep_pictures(root, sorted(file.relative_to(root) for file in found))
-    if not pictures:
-        problem = "holds no picture" if path.is_dir() else "matches no picture"
-        raise DataError(f"input={text} {problem}; files of the formats {', '.join(FORMATS)} are accepted")
-    return root, pictures
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; a link to a folder is followed, but none is visited twice."""
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if os.path.realpath(parent) in visited:
-            folders.clear()
-            continue
-        visited.add(os.path.realpath(parent))
-        yield from (Path(parent, name) for name in files)
-
-
-def _keep_pictures(root: Path, files: list[Path]) -> list[Path]:
-    """Files with the ending of a picture, without hidden ones and earlier results; a notice names the others."""
-    files = [file for file in files if not file.name.startswith(".")]
-    results = {parent for file in files for parent in file.parents if parent.parts and _is_result_folder(root / parent)}
-    kept = [file for file in files if results.isdisjoint(file.parents)]
-    if results:
-        get_logger().info(
-            "notice: skipped results of infer.py: %s", _some(sorted(str(root / path) for path in results))
-        )
-    others = [str(root / file) for file in kept if file.suffix.lower() not in ENDINGS]
-    if others:
-        get_logger().info("notice: skipped %d file(s) that are not pictures: %s", len(others), _some(others))
-    return [file for file in kept if file.suffix.lower() in ENDINGS]
-
-
-def _is_result_folder(folder: Path) -> bool:
-    return (folder / "annotated").is_dir() and (folder / "result_Files").is_dir()
-
-
-def _some(items: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
-
 
 # ---- From a file to logits -------------------------------------------------------------------------------------------
 
@@ -180,7 +113,7 @@ def classify(
         if batch and (len(batch) == batch_size or index == len(paths) - 1):
             images = np.zeros((batch_size, *batch[0][2].shape), np.float32)
             images[: len(batch)] = [image for _, _, image in batch]
-            logits = model(images)
+            (logits,) = model(images)
             if not np.isfinite(logits[: len(batch)]).all():
                 raise DataError("the network's outputs are not finite; give another model file")
             yield from ((number, picture, row) for (number, picture, _), row in zip(batch, logits))
@@ -210,33 +143,6 @@ def table(title: str, top: Sequence[dict[str, Any]]) -> str:
     width = max(len(entry["class_name"]) for entry in top)
     rows = [f"{place:5d}  {entry['class_name']:<{width}}  {entry['score']:.4f}" for place, entry in enumerate(top, 1)]
     return "\n".join([title, *rows])
-
-
-def refuse_unsafe_output(folder: Path, inputs: Sequence[Path]) -> None:
-    """Raise UsageError where renaming an old output folder would move a file that is needed, or the user's place."""
-    target = folder.resolve()
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output_dir={folder} is a file; give a folder")
-    for place in (Path.cwd(), Path(os.path.expanduser("~")), Path(__file__), *inputs):
-        place = place.resolve()
-        if target == place or target in place.parents:
-            raise UsageError(f"output_dir={folder} holds {place}; give a folder of its own for the results")
-
-
-def fresh_folder(folder: Path) -> Path:
-    """Create a folder; one that holds something is renamed with a time stamp first."""
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            stamped = f"{folder}_{time.strftime('%Y%m%d-%H%M%S')}"
-            candidates = itertools.chain([stamped], (f"{stamped}_{number}" for number in itertools.count(2)))
-            aside = next(name for name in candidates if not os.path.lexists(name))
-            folder.rename(aside)
-            get_logger().info("notice: the earlier content of %s is now in %s", folder, aside)
-        for name in ("annotated", "result_Files"):
-            (folder / name).mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"output_dir={folder} cannot be made: {error.strerror}; give another folder") from error
-    return folder
 
 
 class Results:

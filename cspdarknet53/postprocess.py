@@ -14,7 +14,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import Callable
 
 from src.model_utils import config as configuration
 from src.model_utils.config import DataError, UsageError
@@ -24,47 +23,6 @@ from src.recipe import RESULT_LINE, read_config
 import numpy as np
 
 RESULT_ENDING = ".bin"
-
-
-def unique_names(files: Sequence[PurePath], spellings: Sequence[Callable[[PurePath], str]]) -> list[str]:
-    """A name for each file: the first of the spellings that no other file shares, not even in another case.
-
-    Raises:
-        DataError: two files that no spelling tells apart.
-    """
-    names: dict[PurePath, str] = {}
-    for spelling in spellings:
-        sharing = defaultdict(list)
-        for file in files:
-            sharing[spelling(file).casefold()].append(file)
-        for group in sharing.values():
-            if len(group) == 1:
-                names.setdefault(group[0], spelling(group[0]))
-    owners: dict[str, PurePath] = {}
-    for file in files:
-        name = names.setdefault(file, spellings[-1](file))
-        other = owners.setdefault(name.casefold(), file)
-        if other is not file:
-            raise DataError(
-                f"the results of {other} and {file} would have the same name, {name}; rename one of the two"
-            )
-    return [names[file] for file in files]
-
-
-def result_names(files: Sequence[PurePath]) -> list[str]:
-    """Names without .bin of the results of pictures, given relative to one folder.
-
-    A name is the stem (`a.b.jpg` gives `a.b`); pictures that share it are told apart by their folders (`cat/1.jpg` and
-    `dog/1.jpg` give `cat__1` and `dog__1`), and if need be by their endings (`1.jpg` and `1.png` keep them).
-    """
-    return unique_names(
-        files,
-        [
-            lambda file: file.stem,
-            lambda file: "__".join(file.with_suffix("").parts),
-            lambda file: "__".join(file.parts),
-        ],
-    )
 
 
 def read_labels(path: str | Path) -> dict[str, int]:

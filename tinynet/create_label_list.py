@@ -14,12 +14,12 @@ import os
 import sys
 from pathlib import Path, PurePath
 
-from postprocess import result_names
 from src.inference import read_description
 from src.model_utils import checkpoint
 from src.model_utils import config as configuration
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.dataset_checks import ENDINGS, check_image_folder
+from src.picture_files import result_names
 from src.recipe import read_config
 
 

@@ -20,6 +20,8 @@ STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 STANDALONE, DISTRIBUTE, EVAL = "run_standalone_train_gpu.sh", "run_distribute_train_gpu.sh", "run_eval_gpu.sh"
 DATA = ["darknet53", "imagenet2012", "image net"]
 CALLS = {STANDALONE: DATA, DISTRIBUTE: DATA, EVAL: ["image net", "best weights.ckpt"]}
+# Those of the inference; tests/test_cpp_infer.py of the repository tests them.
+INFERENCE = ["infer_common.sh", "run_infer_310.sh", "run_infer_cpu.sh"]
 FOLDERS = ["image net/train", "image net/val"]
 
 
@@ -250,4 +252,4 @@ def test_inputs_in_the_run_folder_are_refused(bench, script, folder):
 
 
 def test_every_launcher_is_tested():
-    assert sorted([*CALLS, "common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())
+    assert sorted([*CALLS, *INFERENCE, "common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())

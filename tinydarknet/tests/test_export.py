@@ -44,7 +44,7 @@ def test_equals_darknet_and_the_network(tiny, tmp_path, file_format, ending, bat
     case = next(case for case in oracle.TINY["cases"] if case["input_shape"] == [1, 3, 224, 224])
     fresh = oracle.model_input((fixed, 3, 224, 224), 11)
     fresh[0] = oracle.model_input(case["input_shape"], oracle.TINY["seed"])[0]
-    result = model(fresh)
+    (result,) = model(fresh)
     network, _ = load_network(tiny, config)
     expected = network(ms.Tensor(fresh)).asnumpy()
     assert result.shape == (fixed, 1000) and result.dtype == np.float32

@@ -13,7 +13,7 @@ import export
 import infer
 import postprocess
 from conftest import program
-from src import annotate
+from src import annotate, picture_files
 from src.dataset import create_dataset, eval_transforms, input_spec
 from src.inference import description, load_network, predict
 from src.model_utils.checkpoint import save
@@ -102,7 +102,8 @@ def pipeline(checkpoint: Path, config, names: list[str]) -> tuple[np.ndarray, np
     network, _ = load_network(checkpoint, config)
     batches = create_dataset(config, False, CPU, names).create_tuple_iterator(num_epochs=1, output_numpy=True)
     images = [images for images, _ in batches]
-    return np.concatenate(images), np.concatenate([predict(network, batch, config.batch_size) for batch in images])
+    logits = [predict(network, batch, config.batch_size)[0] for batch in images]
+    return np.concatenate(images), np.concatenate(logits)
 
 
 # ---- The same logits -------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_model_gets_whole_batches_only(pictures):
 
     def model(images):
         shapes.append(images.shape)
-        return images.mean((2, 3))
+        return (images.mean((2, 3)),)
 
     paths = [pictures / "temple" / name for name in ("1.jpg", "3.bmp", "1.jpg")]
     failures = {}
@@ -285,7 +286,7 @@ def test_single_picture_and_patterns(checkpoint, pictures, tmp_path, monkeypatch
 
 def test_name_with_pattern_characters_is_a_name(pictures, tmp_path):
     (tmp_path / "a[1].jpg").write_bytes((pictures / "flower" / "1.jpg").read_bytes())
-    assert infer.find_pictures(str(tmp_path / "a[1].jpg")) == (tmp_path, [Path("a[1].jpg")])
+    assert picture_files.find_pictures(str(tmp_path / "a[1].jpg")) == (tmp_path, [Path("a[1].jpg")])
 
 
 def test_pattern_for_every_depth(pictures, tmp_path):
@@ -293,8 +294,8 @@ def test_pattern_for_every_depth(pictures, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((pictures / "flower" / "1.jpg").read_bytes())
     expected = [Path("a.jpg"), Path("x/b.jpg"), Path("x/y/c.jPg")]
-    assert infer.find_pictures(str(tmp_path / "**" / "*.j*")) == (tmp_path, expected)
-    assert infer.find_pictures(str(tmp_path)) == (tmp_path, expected)
+    assert picture_files.find_pictures(str(tmp_path / "**" / "*.j*")) == (tmp_path, expected)
+    assert picture_files.find_pictures(str(tmp_path)) == (tmp_path, expected)
 
 
 def test_other_files_are_skipped_with_a_notice(pictures, tmp_path):
@@ -305,8 +306,8 @@ def test_other_files_are_skipped_with_a_notice(pictures, tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path, target_is_directory=True)
     notices = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(infer.get_logger(), "info", lambda message, *values: notices.append(message % values))
-        assert infer.find_pictures(str(tmp_path)) == (tmp_path, [Path("a.png"), Path("b.jpg")])
+        patch.setattr(picture_files.get_logger(), "info", lambda message, *values: notices.append(message % values))
+        assert picture_files.find_pictures(str(tmp_path)) == (tmp_path, [Path("a.png"), Path("b.jpg")])
     assert len(notices) == 1 and "1 file(s) that are not pictures" in notices[0] and "notes.txt" in notices[0]
 
 
@@ -320,7 +321,7 @@ def test_same_stem_keeps_every_result(checkpoint, photographs, tmp_path):
 
 
 def test_old_results_are_kept_and_not_classified(checkpoint, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer.time, "strftime", lambda form: "20240102-030405")
+    monkeypatch.setattr(picture_files.time, "strftime", lambda form: "20240102-030405")
     source, out = tmp_path / "in", tmp_path / "in" / "out"
     source.mkdir()
     (source / "a.jpg").write_bytes((pictures / "flower" / "1.jpg").read_bytes())
@@ -458,7 +459,7 @@ def test_onnx_needs_no_device(exported, pictures, tmp_path, monkeypatch):
 
 def test_outputs_that_are_not_finite_are_refused(pictures):
     def model(images):
-        return np.full((len(images), 3), np.nan, np.float32)
+        return (np.full((len(images), 3), np.nan, np.float32),)
 
     operators = eval_transforms(input_spec(read_config(SIZE, "")))
     with pytest.raises(DataError, match="not finite"):

@@ -31,6 +31,8 @@ LAUNCHERS = [
     "run_distribute_train_gpu.sh",
     "run_eval_gpu.sh",
 ]
+# Those of the inference; tests/test_cpp_infer.py of the repository tests them.
+INFERENCE = ["infer_common.sh", "run_infer_310.sh", "run_infer_cpu.sh"]
 TOOLS = [
     "bash",
     "cat",
@@ -858,9 +860,7 @@ def test_signal_reaches_the_ranks_of_msrun(bench, name, status):
 
 
 def test_every_launcher_is_tested_and_parses():
-    assert sorted(LAUNCHERS + ["common.sh"]) == sorted(
-        path.name for path in SCRIPTS.glob("*.sh") if "310" not in path.name
-    )
+    assert sorted([*LAUNCHERS, *INFERENCE, "common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())
     for script in SCRIPTS.glob("*.sh"):
         subprocess.run(["bash", "-n", str(script)], check=True)
         assert script.read_text().startswith("#!/usr/bin/env bash\n")

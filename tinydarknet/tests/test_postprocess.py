@@ -9,6 +9,7 @@ import create_label_list
 import postprocess
 from conftest import program
 from src.model_utils.config import DataError, UsageError
+from src.picture_files import result_names
 
 import numpy as np
 import pytest
@@ -160,17 +161,15 @@ def test_exit_status(tmp_path):
 
 
 def test_result_names():
-    names = postprocess.result_names(
-        [PurePath(name) for name in ("a.b.jpg", "x/1.jpg", "y/1.jpg", "x/2.jpg", "x/2.png")]
-    )
+    names = result_names([PurePath(name) for name in ("a.b.jpg", "x/1.jpg", "y/1.jpg", "x/2.jpg", "x/2.png")])
     assert names == ["a.b", "x__1", "y__1", "x__2.jpg", "x__2.png"]
-    assert postprocess.result_names([PurePath("x/A.jpg"), PurePath("y/a.jpg")]) == ["x__A", "y__a"]
+    assert result_names([PurePath("x/A.jpg"), PurePath("y/a.jpg")]) == ["x__A", "y__a"]
 
 
 def test_names_that_cannot_be_told_apart_are_refused():
     files = [PurePath(name) for name in ("x__1.jpg", "x__1.png", "x/1.jpg", "y/1.jpg")]
     with pytest.raises(DataError, match="x__1.jpg and x/1.jpg would have the same name"):
-        postprocess.result_names(files)
+        result_names(files)
 
 
 def test_label_list_of_class_folders(tmp_path, capsys, monkeypatch):

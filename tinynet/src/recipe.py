@@ -138,9 +138,9 @@ class TinyNetCheckpoints(CheckpointFolder):
         others = [self.folder / f"{name}.ckpt" for name in ("last", "ema_last", "ema_best", "best")]
         self._set_aside([*self.files(), *self.averages(), *others], "checkpoints of an earlier run")
 
-    def set_aside_after(self, epoch: int, step: int) -> None:
-        super().set_aside_after(epoch, step)
-        later = [path for path in self.averages() if int(path.stem.partition("-")[2]) >= epoch]
+    def set_aside_after(self, metadata: Mapping[str, Any]) -> None:
+        super().set_aside_after(metadata)
+        later = [path for path in self.averages() if int(path.stem.partition("-")[2]) >= metadata["epoch"]]
         self._set_aside(later, "later averages")
 
 

@@ -23,6 +23,8 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 TRAIN, DISTRIBUTED, EVAL = "train_1p_gpu.sh", "train_distributed_gpu.sh", "eval.sh"
 LAUNCHERS = [TRAIN, DISTRIBUTED, EVAL]
+# Those of the inference; tests/test_cpp_infer.py of the repository tests them.
+INFERENCE = ["infer_common.sh", "run_infer_310.sh", "run_infer_cpu.sh"]
 SHELLS = ["dash", "bash", "bash as sh"]
 DATA, CHECKPOINT = "image net", "best weights.ckpt"
 FLAGS = ["--GPU", "--dataset_sink"]
@@ -432,4 +434,5 @@ def test_inputs_in_the_run_folder_are_refused(bench, script, link):
 
 
 def test_every_launcher_is_tested():
-    assert sorted([*LAUNCHERS, "common.sh", "tinynet_common.sh"]) == sorted(path.name for path in SCRIPTS.iterdir())
+    expected = [*LAUNCHERS, *INFERENCE, "common.sh", "tinynet_common.sh"]
+    assert sorted(expected) == sorted(path.name for path in SCRIPTS.iterdir())

@@ -370,7 +370,7 @@ def test_numbered_averages_stay_as_long_as_the_states(tmp_path):
     assert [path.name for path in folder.averages()] == ["ema-9.ckpt", "ema-10.ckpt", "ema-11.ckpt"]
     assert [path.name for path in folder.files()] == [f"tinynet_c-{epoch}_5.ckpt" for epoch in (10, 11, 12)]
     assert contents(tmp_path / "ema_last.ckpt")["w"] == 6 and (tmp_path / "ema-notes.ckpt").exists()
-    folder.set_aside_after(11, 5)
+    folder.set_aside_after({"epoch": 11, "step": 5})
     assert [path.name for path in folder.averages()] == ["ema-9.ckpt", "ema-10.ckpt"]
 
 

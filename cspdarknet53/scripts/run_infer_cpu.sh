@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Run a MINDIR or ONNX model on the pictures of a data set with infer.py on the CPU, and compute the accuracy, all in
+# the current directory: infer_result, infer.log, acc.log, and the labels, imagenet_label.json. The exit status is that
+# of the first step that fails.
+set -euo pipefail
+USAGE="Usage: bash run_infer_cpu.sh [MODEL_PATH] [DATA_PATH] [OPTIONS]
+MODEL_PATH is a model of export.py, with its description MODEL_PATH.json beside it; DATA_PATH holds one folder of
+pictures for each class."
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+OPTIONS_HELP="$INFER_OPTIONS_HELP"
+
+parse_arguments "$@"
+expect_arguments 2
+model="$(file_argument MODEL_PATH "${ARGS[0]}")"
+data_dir="$(directory_argument DATA_PATH "${ARGS[1]}")"
+
+run_infer "$model" "$data_dir"
+set_aside "$CALLER_DIR/imagenet_label.json"
+# It writes into the current directory, which is the caller's here.
+"$PYTHON" "$MODEL_DIR/create_imagenet2012_label.py" --img_path "$data_dir"
+run_postprocess --result_path="$CALLER_DIR/infer_result/result_Files" --label_path="$CALLER_DIR/imagenet_label.json"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Build the application of ascend310_infer, run a MINDIR model on a folder of pictures, and compute the accuracy, all in
+# the current directory: result_Files, time_Result, infer.log, acc.log. The log of the build is
+# ascend310_infer/build.log. The exit status is that of the first step that fails.
+set -euo pipefail
+USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [LABEL_PATH] [DVPP] [DEVICE_ID] [OPTIONS]
+MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; LABEL_PATH the list of lines
+NAME:CLASS_INDEX that create_label_list.py writes. DVPP says where pictures are decoded and resized: CPU (in any
+case) is what the application does. DEVICE_ID may be left out."
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+OPTIONS_HELP="$APP_OPTIONS_HELP"
+
+parse_arguments "$@"
+expect_arguments 4 5
+parse_app_options
+mindir="$(file_argument MINDIR_PATH "${ARGS[0]}")"
+data_dir="$(directory_argument DATA_PATH "${ARGS[1]}")"
+labels="$(file_argument LABEL_PATH "${ARGS[2]}")"
+dvpp="$(choice_argument DVPP "$(tr '[:lower:]' '[:upper:]' <<<"${ARGS[3]}")" DVPP CPU)"
+device_id="$(integer_argument DEVICE_ID "${ARGS[4]:-${device_id:-0}}")"
+if [[ "$dvpp" == DVPP ]]; then
+    die "DVPP=${ARGS[3]} is not supported: the DVPP unit resizes pictures otherwise than the evaluation does, which" \
+        "would change the accuracy; give CPU, with which the network itself still runs on the Ascend device"
+fi
+read_description "$mindir"
+
+run_app "$mindir" "$data_dir" "$device_id"
+run_postprocess --result_path="$CALLER_DIR/result_Files" --label_file="$labels"
