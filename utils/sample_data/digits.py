@@ -108,7 +108,7 @@ def write_cifar10(output: str | Path, limit: int | None = None) -> str:
         (folder / "batches.meta.txt").write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
         return counts
 
-    return _publish(output, {"layout": "cifar10", "size": CIFAR10_SIZE, "limit": limit}, fill)
+    return publish(output, {"layout": "cifar10", "size": CIFAR10_SIZE, "limit": limit}, fill)
 
 
 def _cifar10_record(picture: np.ndarray, label: int) -> bytes:
@@ -142,7 +142,7 @@ def write_image_folder(output: str | Path, size: int = DEFAULT_SIZE, limit: int 
             counts[part] = len(indices[:limit])
         return counts
 
-    return _publish(output, {"layout": "imagefolder", "size": size, "limit": limit}, fill)
+    return publish(output, {"layout": "imagefolder", "size": size, "limit": limit}, fill)
 
 
 def write_pictures(output: str | Path, size: int = DEFAULT_SIZE, limit: int = DEFAULT_PICTURES) -> str:
@@ -173,10 +173,10 @@ def write_pictures(output: str | Path, size: int = DEFAULT_SIZE, limit: int = DE
         (folder / "label.txt").write_text("".join(lines), encoding="utf-8")
         return {"val": len(lines)}
 
-    return _publish(output, {"layout": "pictures", "size": size, "limit": limit}, fill)
+    return publish(output, {"layout": "pictures", "size": size, "limit": limit}, fill)
 
 
-def _publish(output: str | Path, recipe: dict, fill: Callable[[Path], dict[str, int]]) -> str:
+def publish(output: str | Path, recipe: dict, fill: Callable[[Path], dict[str, int]]) -> str:
     """Makes the folder under a temporary name and renames it, so that a half-written data set is never seen."""
     output = Path(output).absolute()
     if _is_complete(output, recipe):
@@ -239,7 +239,7 @@ def _counts_line(marker: dict) -> str:
     return f"{counts}, {marker['size']} x {marker['size']} pixels"
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
@@ -250,8 +250,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Writes a small real data set of handwritten digits.")
     parser.add_argument("--layout", required=True, choices=("cifar10", "imagefolder", "pictures"))
     parser.add_argument("--output", required=True, help="folder to make")
-    parser.add_argument("--size", type=_positive, default=DEFAULT_SIZE, help="side in pixels (default %(default)s)")
-    parser.add_argument("--limit", type=_positive, help=f"pictures per part (default all; pictures {DEFAULT_PICTURES})")
+    parser.add_argument("--size", type=positive, default=DEFAULT_SIZE, help="side in pixels (default %(default)s)")
+    parser.add_argument("--limit", type=positive, help=f"pictures per part (default all; pictures {DEFAULT_PICTURES})")
     arguments = parser.parse_args(argv)
     if arguments.layout == "cifar10" and arguments.size != CIFAR10_SIZE:
         parser.error(f"--size {arguments.size}: the cifar10 layout has {CIFAR10_SIZE} x {CIFAR10_SIZE} pixels only")

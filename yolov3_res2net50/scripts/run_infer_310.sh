@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Build the application of ascend310_infer, run a MINDIR model on the pictures of a data set, and compute the average
+# precision, all in the current directory: result_Files, time_Result, infer.log, acc.log, and in accuracy what eval.py
+# writes. The log of the build is ascend310_infer/build.log. The exit status is that of the first step that fails.
+set -euo pipefail
+USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [ANNO_PATH] [DEVICE_ID] [OPTIONS]
+MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; DATA_PATH the folder of the
+pictures, for example val2017; ANNO_PATH the annotation file, for example annotations/instances_val2017.json. DEVICE_ID
+may be left out."
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+OPTIONS_HELP="$APP_OPTIONS_HELP"
+
+parse_arguments "$@"
+expect_arguments 3 4
+parse_app_options
+mindir="$(file_argument MINDIR_PATH "${ARGS[0]}")"
+data_dir="$(directory_argument DATA_PATH "${ARGS[1]}")"
+annotations="$(file_argument ANNO_PATH "${ARGS[2]}")"
+device_id="$(integer_argument DEVICE_ID "${ARGS[3]:-${device_id:-0}}")"
+read_description "$mindir"
+
+run_app "$mindir" "$data_dir" "$device_id"
+set_aside "$CALLER_DIR/accuracy"
+keep_ratio=False
+if [[ "$(input_value resize)" == letterbox ]]; then keep_ratio=True; fi
+run_postprocess --per_batch_size=1 --result_path="$CALLER_DIR/result_Files" --img_path="$data_dir" \
+    --annFile="$annotations" --log_path="$CALLER_DIR/accuracy" --keep_ratio="$keep_ratio" \
+    --testing_shape="$(input_value height),$(input_value width)"

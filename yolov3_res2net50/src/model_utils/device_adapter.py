@@ -1,0 +1,366 @@
+# Shared file: source utils/model_utils/device_adapter.py; copy with: python scripts/sync_model_utils.py --write
+"""The device: target, rank, collectives, and the operators whose fastest spelling depends on it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from .config import Config, DataError, UsageError
+
+BACKENDS = {"Ascend": "hccl", "GPU": "nccl", "CPU": "mccl"}
+GATHERED = 65536  # values that ranks exchange at a time
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where this process runs: `rank` of `size` processes over all servers."""
+
+    target: str
+    device_id: int
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sum over all ranks, in float32: exact for counts below 2 ** 24."""
+        if self.size == 1:
+            return list(values)
+        return [float(value) for value in _all_reduce()(Tensor(values, ms.float32)).asnumpy()]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """The rows (n, k) of all ranks, one rank behind the other, float32; n may differ between ranks, k may not."""
+        rows = np.asarray(rows, np.float32)
+        if self.size == 1:
+            return rows
+        counts = [int(count) for count in self.sum([float(rank == self.rank) * len(rows) for rank in range(self.size)])]
+        everything = np.zeros((sum(counts), rows.shape[1]), np.float32)
+        start = sum(counts[: self.rank])
+        everything[start : start + len(rows)] = rows
+        # One length, so that one graph serves: x + 0 + ... + 0 is x.
+        flat = np.zeros(-(-everything.size // GATHERED) * GATHERED, np.float32)
+        flat[: everything.size] = everything.ravel()
+        parts = [_all_reduce()(Tensor(part)).asnumpy() for part in flat.reshape((-1, GATHERED))]
+        return np.concatenate([*parts, []])[: everything.size].reshape(everything.shape).astype(np.float32)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.sum([0.0])
+
+    def amp_level(self, wanted: str) -> str:
+        """The level of mixed precision: `auto` is O3 on Ascend, O2 on GPU, O0 on CPU.
+
+        Raises:
+            UsageError: half precision on CPU, where the operators have no float16 kernels.
+        """
+        if wanted == "auto":
+            return {"Ascend": "O3", "GPU": "O2", "CPU": "O0"}[self.target]
+        if self.target == "CPU" and wanted != "O0":
+            raise UsageError(f"amp_level={wanted}: MindSpore's CPU kernels need float32; give O0 or auto")
+        return wanted
+
+
+def init(config: Config, distributed: bool = True) -> Device:
+    """Choose the device and, where a launcher has started several processes, join them.
+
+    Size 1 never touches communication. The device index is that of the command line, else of the environment variable
+    DEVICE_ID, else of the recipe. With `distributed` False this process works alone, whatever a launcher has announced.
+
+    Raises:
+        UsageError: a device index that cannot be.
+        DataError: the target does not exist on this machine, or the processes did not find each other.
+    """
+    target, distributed = config.device_target, distributed and world_size(os.environ) > 1
+    device_id = _device_id(config)
+    if target == "CPU" and not distributed and device_id != 0:
+        raise UsageError(f"device_id={device_id} (option or variable DEVICE_ID): the CPU is one device, index 0")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        if target == "CPU":
+            device_id = 0
+        elif distributed and "DEVICE_ID" not in os.environ:
+            device_id = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", device_id))
+        if ms.get_current_device() != (target, device_id):
+            ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(
+            f"device_target={target} device_id={device_id} is not available on this machine: {_first_line(error)} "
+            "Give --device_target CPU, or install the MindSpore that is built for the device"
+        ) from error
+    if not distributed:
+        return Device(target, device_id)
+    return _join(target, device_id)
+
+
+def world_size(environment: Mapping[str, str]) -> int:
+    """Number of processes that the launcher (msrun, mpirun or a rank table script) announces; 1 without one."""
+    for name in ("MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "RANK_SIZE"):
+        if environment.get(name, "").isdecimal():
+            return int(environment[name])
+    return 1
+
+
+def _device_id(config: Config) -> int:
+    text = "" if "device_id" in config.given else os.environ.get("DEVICE_ID", "")
+    text = text or str(config.device_id)
+    if not text.isdecimal():
+        raise UsageError(f"device_id={text} (option or variable DEVICE_ID): an index, 0 or more, is accepted")
+    return int(text)
+
+
+def _join(target: str, device_id: int) -> Device:
+    from mindspore import communication
+
+    try:
+        communication.init(BACKENDS[target])
+    except (RuntimeError, ValueError) as error:
+        names = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "RANK_TABLE_FILE", "MS_WORKER_NUM", "MS_SCHED_HOST")
+        seen = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+        raise DataError(f"the processes did not find each other ({seen}): {_first_line(error)}") from error
+    device = Device(target, device_id, communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=device.size
+    )
+    return device
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+class _AllReduce(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, tensor):
+        return self.all_reduce(tensor)
+
+
+@functools.cache
+def _all_reduce() -> nn.Cell:
+    """One cell for the whole process: it is compiled once for each length."""
+    return _AllReduce()
+
+
+_portable = False
+
+
+@contextlib.contextmanager
+def portable_operators() -> Iterator[None]:
+    """Cells built inside use the framework's own operators: what an exported graph shall hold on every device."""
+    global _portable
+    before, _portable = _portable, True
+    try:
+        yield
+    finally:
+        _portable = before
+
+
+def _use_cpu_spelling() -> bool:
+    return not _portable and ms.get_context("device_target") == "CPU"
+
+
+class _CPULeakyReLU(nn.Cell):
+    """Leaky ReLU as (1 - s) relu(x) + s x: MindSpore's own has a backward that is 7 times slower on CPU."""
+
+    def __init__(self, negative_slope: float):
+        super().__init__()
+        self.negative_slope, self.positive_part = negative_slope, 1.0 - negative_slope
+
+    def construct(self, x):
+        return self.positive_part * ops.relu(x) + self.negative_slope * x
+
+
+def leaky_relu(negative_slope: float = 0.1) -> nn.Cell:
+    """Leaky ReLU cell: x for x > 0, negative_slope * x otherwise; any shape."""
+    return _CPULeakyReLU(negative_slope) if _use_cpu_spelling() else nn.LeakyReLU(negative_slope)
+
+
+def activation(name: str, negative_slope: float = 0.1) -> nn.Cell:
+    """Activation cell, any shape.
+
+    leaky_relu (with `negative_slope`), relu, mish (Misra 2019: x tanh(ln(1 + e^x))) or swish (Ramachandran, Zoph and Le
+    2017, also called SiLU: x sigmoid(x)).
+
+    Raises:
+        ValueError: another name, or a slope outside [0, 1).
+    """
+    if name == "leaky_relu":
+        if not 0 <= negative_slope < 1:
+            raise ValueError(f"negative_slope={negative_slope}: 0 or more and below 1 is accepted")
+        return leaky_relu(negative_slope)
+    if name not in ("relu", "mish", "swish"):
+        raise ValueError(f"activation={name}: leaky_relu, relu, mish and swish are accepted")
+    if name == "relu":
+        return nn.ReLU()
+    if name == "swish":
+        return _Swish() if _portable or _use_cpu_spelling() else nn.SiLU()
+    if _portable:
+        return _PortableMish()
+    return _CPUMish() if _use_cpu_spelling() else nn.Mish()
+
+
+class _CPUMish(nn.Cell):
+    """x t with t = tanh(ln(1 + e^x)) = u / (2 - u), u = s (2 - s), s = sigmoid(x).
+
+    On CPU, MindSpore's own is not finite for x of 44.4 and more, and its gradient is off by up to 9e-4. The derivative
+    in closed form, t + x s (1 - t^2), takes a third of the time of what the framework derives from the formula.
+    """
+
+    def construct(self, x):
+        s = ops.sigmoid(x)
+        u = s * (2.0 - s)
+        return x * (u / (2.0 - u))
+
+    def bprop(self, x, out, dout):
+        s = ops.sigmoid(x)
+        u = s * (2.0 - s)
+        t = u / (2.0 - u)
+        return (dout * (t + x * s * (1.0 - t * t)),)
+
+
+class _PortableMish(nn.Cell):
+    """x u / (2 - u) with u = t (2 - t), t = sigmoid(x): the exporter of ONNX has no Mish."""
+
+    def construct(self, x):
+        t = ops.sigmoid(x)
+        u = t * (2 - t)
+        return x * u / (2 - u)
+
+
+class _Swish(nn.Cell):
+    """x sigmoid(x): the exporter of ONNX has no SiLU, and that of the CPU takes the sigmoid anew for the gradient."""
+
+    def construct(self, x):
+        return x * ops.sigmoid(x)
+
+
+class _CPUSpatialMean(nn.Cell):
+    """The mean as a product of matrices: CPU reductions over two axes take four times as long, in both directions."""
+
+    def construct(self, x):
+        n, c, h, w = x.shape
+        weights = ops.full((h * w, 1), 1.0 / (h * w), dtype=x.dtype)
+        return ops.matmul(x.reshape((n * c, h * w)), weights).reshape((n, c, 1, 1))
+
+
+class _SpatialMean(nn.Cell):
+    def construct(self, x):
+        return x.mean((2, 3), keep_dims=True)
+
+
+def spatial_mean() -> nn.Cell:
+    """Mean over height and width, (N, C, H, W) to (N, C, 1, 1)."""
+    return _CPUSpatialMean() if _use_cpu_spelling() else _SpatialMean()
+
+
+class _Scale(nn.Cell):
+    def construct(self, x, factors):
+        return x * factors
+
+
+class _CPUScale(nn.Cell):
+    """The gradient by the factors is summed over one axis instead of two."""
+
+    def construct(self, x, factors):
+        return x * factors
+
+    def bprop(self, x, factors, _, gradient):
+        n, c, h, w = x.shape
+        by_factors = (gradient * x).reshape((n * c, h * w)).sum(1).reshape((n, c, 1, 1))
+        return gradient * factors, by_factors
+
+
+def scale_channels() -> nn.Cell:
+    """Product of x (N, C, H, W) and factors (N, C, 1, 1)."""
+    return _CPUScale() if _use_cpu_spelling() else _Scale()
+
+
+def depthwise_conv(channels: int, kernel_size: int, stride: int = 1, **options) -> nn.Conv2d:
+    """Convolution of each channel with a kernel of its own, without bias; (N, C, H, W) to (N, C, ceil(H/s), ceil(W/s)).
+
+    Args:
+        channels: C.
+        kernel_size: odd; the padding is kernel_size // 2 on all sides.
+        stride: s.
+        **options: weight_init and the like of nn.Conv2d.
+    """
+    build = _CPUDepthwiseConv if _use_cpu_spelling() else nn.Conv2d
+    return build(
+        channels, channels, kernel_size, stride, pad_mode="pad", padding=kernel_size // 2, group=channels, **options
+    )  # fmt: skip
+
+
+# Output values of a plane, for each thread, from which on oneDNN shares the weight gradient of a depthwise convolution
+# between threads within the plane instead of by channels, and takes 6 to 20 times as long for a value.
+LARGE_PLANE = 256
+
+
+class _CPUDepthwiseConv(nn.Conv2d):
+    """Takes the gradient by the weights as a convolution of its own, where the framework's is slow."""
+
+    def __init__(self, channels: int, _, kernel_size: int, stride: int, **options):
+        super().__init__(channels, channels, kernel_size, stride, **options)
+        self.operator = ops.Conv2D(
+            channels, kernel_size, pad_mode="pad", pad=kernel_size // 2, stride=stride, group=channels
+        )  # fmt: skip
+        self.with_weight_gradient = _DepthwiseWeightGradient(kernel_size, stride)
+        self.large = LARGE_PLANE * max(2, os.cpu_count() or 1) * stride * stride
+
+    def construct(self, x):
+        if x.shape[2] * x.shape[3] < self.large:
+            return self.operator(x, self.weight)
+        y = self.operator(x, ops.stop_gradient(self.weight))
+        return self.with_weight_gradient(ops.stop_gradient(x), self.weight, y)
+
+
+class _DepthwiseWeightGradient(nn.Cell):
+    """Called with (x, weight, y), returns y, their depthwise convolution, whose gradient by the weight it takes over.
+
+    Each channel's gradient is the convolution of its image with the gradient of its output as the kernel, dilated by the
+    stride.
+    """
+
+    def __init__(self, kernel_size: int, stride: int):
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def construct(self, x, weight, y):
+        return y
+
+    def bprop(self, x, weight, y, _, gradient):
+        (n, c, h, w), k = x.shape, self.kernel_size
+        kernels = gradient.reshape((n * c, 1, y.shape[2], y.shape[3]))
+        image = x.reshape((1, n * c, h, w))
+        parts = ops.conv2d(image, kernels, None, 1, "pad", k // 2, self.stride, n * c)[:, :, :k, :k]
+        return ops.zeros_like(x), parts.reshape((n, c, k, k)).sum(0).reshape((c, 1, k, k)), gradient
+
+
+class _CPUMaxPool2x2(nn.Cell):
+    """Even sides go through the adaptive pool, whose backward takes a third of the time of MaxPool2d's on CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="same")
+
+    def construct(self, x):
+        height, width = x.shape[2:]
+        if height % 2 == 0 and width % 2 == 0:
+            return ops.adaptive_max_pool2d(x, (height // 2, width // 2))
+        return self.pool(x)
+
+
+def max_pool_2x2() -> nn.Cell:
+    """Max pool 2x2 with stride 2, (N, C, H, W) to (N, C, ceil(H/2), ceil(W/2)); an odd side has a half window at its end."""
+    return _CPUMaxPool2x2() if _use_cpu_spelling() else nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="same")

@@ -1,0 +1,379 @@
+"""Evaluation: every image once on any number of ranks, classes by their names, files and lines of eval.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import eval as program
+from src import evaluation
+from src.coco import read_coco
+from src.coco_eval import evaluate_results
+from src.dataset import input_spec
+from src.evaluation import evaluate, match_outputs, validation_metrics
+from src.model_utils import checkpoint
+from src.model_utils.config import Config, DataError, UsageError
+from src.model_utils.device_adapter import Device
+from src.recipe import build_network, network_description, read_config
+
+import mindspore as ms
+import numpy as np
+import pytest
+from PIL import Image
+
+CPU = Device("CPU", 0)
+SIDES = (64, 96)  # height, width of the network's input
+SHADES = 20  # grey values between one picture and the next: by its shade the stand-in network knows a picture
+# Of each image: width, height, and its objects: category, x, y, width, height in pixels.
+IMAGES = [
+    (96, 64, [(3, 10, 20, 30, 25), (7, 50, 10, 20, 40)]),
+    (60, 80, [(7, 5, 5, 40, 60)]),
+    (100, 100, []),
+    (200, 90, [(3, 20, 10, 50, 50), (3, 120, 20, 60, 60), (12, 80, 5, 30, 40)]),
+    (64, 64, [(12, 8, 8, 32, 32)]),
+]
+NAMES = {3: "ant", 7: "bee", 12: "cat"}
+
+
+def write_data(folder: Path) -> Path:
+    """A COCO data set, `folder`/val2017 and its annotations; image i has the id 10 - i."""
+    (folder / "val2017").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    images, annotations = [], []
+    for number, (width, height, objects) in enumerate(IMAGES):
+        name = f"picture_{number}.png"
+        Image.new("RGB", (width, height), (SHADES * (number + 1),) * 3).save(folder / "val2017" / name)
+        images.append({"id": 10 - number, "file_name": name, "width": width, "height": height})
+        for category, *box in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": 10 - number, "category_id": category, "bbox": box,
+                                "area": box[2] * box[3], "iscrowd": 0})  # fmt: skip
+    content = {"images": images, "annotations": annotations, "categories": [{"id": i, "name": NAMES[i]} for i in NAMES]}
+    (folder / "annotations" / "instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("coco"))
+
+
+def options(data: Path, *more: str) -> list[str]:
+    return ["--data_dir", str(data), "--testing_shape", "{},{}".format(*SIDES), "--device_target", "CPU",
+            "--per_batch_size", "2", *more]  # fmt: skip
+
+
+def maps_of(number: int, names: list[str], shift: float = 0.0, score: float = 0.81) -> list[np.ndarray]:
+    """Decoded maps in which image `number` has its objects, moved to the right by `shift` of their widths.
+
+    Args:
+        number: of the image.
+        names: classes of the network.
+        shift: 0 finds all objects exactly.
+        score: of each object.
+    """
+    width, height, objects = IMAGES[number]
+    scale = min(SIDES[0] / height, SIDES[1] / width)
+    left, top = (SIDES[1] - round(width * scale)) // 2, (SIDES[0] - round(height * scale)) // 2
+    scales = np.array([round(width * scale) / width, round(height * scale) / height])
+    maps = [np.zeros((SIDES[0] // s, SIDES[1] // s, 3, 5 + len(names)), np.float32) for s in (32, 16, 8)]
+    for place, (category, x, y, w, h) in enumerate(objects):
+        size = np.array([w, h]) * scales / SIDES[::-1]
+        centre = (np.array([x + w / 2, y + h / 2]) * scales + (left, top)) / SIDES[::-1] + (shift * size[0], 0)
+        cell = maps[place % 3][place, 1, 2]
+        cell[:5] = [*centre, *size, np.sqrt(score)]
+        cell[5 + names.index(NAMES[category])] = np.sqrt(score)
+    return maps
+
+
+class Network:
+    """Stands in for the detector; notes the batch sizes. `fault` is the number of an image with outputs of its own."""
+
+    def __init__(self, names: list[str], shift: float = 0.0, score: float = 0.81, fault: int = -1):
+        self.names, self.shift, self.score, self.fault, self.batches = names, shift, score, fault, []
+
+    def __call__(self, images: ms.Tensor) -> tuple[ms.Tensor, ...]:
+        pixels = images.asnumpy()
+        assert pixels.shape[1:] == (3, *SIDES) and pixels.dtype == np.float32
+        self.batches.append(len(pixels))
+        shades = (pixels[:, 0, SIDES[0] // 2, SIDES[1] // 2] * 0.229 + 0.485) * 255
+        numbers = np.rint(shades / SHADES).astype(int) - 1
+        # What pads a batch is 0, and no picture's shade.
+        maps = [
+            maps_of(number if number < len(IMAGES) else 2, self.names, self.shift, self.score) for number in numbers
+        ]
+        for number, own in zip(numbers, maps):
+            if number == self.fault:
+                own[1][0, 0, 0, 4] = np.nan
+        return tuple(ms.Tensor(np.stack(level)) for level in zip(*maps))
+
+    def set_train(self, mode: bool):
+        return self
+
+
+@dataclass
+class Batches:
+    """This rank's share of the images in batches of two, as `create_dataset` gives them."""
+
+    positions: list[int]
+
+    def get_dataset_size(self) -> int:
+        return -(-len(self.positions) // 2)
+
+    def create_tuple_iterator(self, num_epochs: int, output_numpy: bool):
+        assert num_epochs == 1 and output_numpy
+        for start in range(0, len(self.positions), 2):
+            part = self.positions[start : start + 2]
+            numbers = [len(IMAGES) - 1 - position for position in part]  # the positions go by image id
+            shades = (np.array([SHADES * (number + 1) for number in numbers]) / 255 - 0.485) / 0.229
+            images = np.broadcast_to(shades[:, None, None, None], (len(part), 3, *SIDES)).astype(np.float32)
+            sizes = [IMAGES[number][1::-1] for number in numbers]
+            yield images, np.array(part, np.int32), np.array(sizes, np.int32)
+
+
+@dataclass
+class Meeting:
+    """Where the ranks of a simulated job exchange arrays."""
+
+    size: int
+    parts: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.barrier = threading.Barrier(self.size, timeout=20)
+
+    def exchange(self, rank: int, part: np.ndarray) -> list[np.ndarray]:
+        self.parts[rank] = part
+        self.barrier.wait()
+        parts = [self.parts[other] for other in range(self.size)]
+        self.barrier.wait()
+        return parts
+
+
+@dataclass(frozen=True)
+class SimulatedDevice:
+    meeting: Meeting
+    rank: int
+
+    @property
+    def size(self) -> int:
+        return self.meeting.size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        parts = self.meeting.exchange(self.rank, np.array(values, np.float32))
+        return [float(value) for value in np.sum(parts, axis=0, dtype=np.float32)]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        assert rows.dtype == np.float32
+        return np.concatenate(self.meeting.exchange(self.rank, rows))
+
+
+def on_ranks(shares: list[list[int]], work) -> list:
+    """What `work(device, share)` returns or raises on each rank."""
+    meeting, outcomes = Meeting(len(shares)), [None] * len(shares)
+
+    def run(rank: int) -> None:
+        try:
+            outcomes[rank] = work(SimulatedDevice(meeting, rank), shares[rank])
+        except Exception as error:  # noqa: BLE001 (the test looks at it)
+            outcomes[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(shares))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def evaluated(data: Path, shares: list[list[int]], network: Network) -> list:
+    config = read_config(options(data), "")
+    coco = read_coco(data / "val2017", data / "annotations/instances_val2017.json", check_images=False)
+    outputs = match_outputs(coco.class_names, network.names, len(network.names), "annotations")
+    return on_ranks(
+        shares,
+        lambda device, share: evaluate(network, Batches(share), coco, input_spec(config), config, device, outputs),
+    )
+
+
+def test_every_rank_has_the_detections_of_all(data):
+    """The same to the last digit for any number of ranks, by image and score."""
+    network = Network(["ant", "bee", "cat"], shift=0.1)
+    whole = evaluated(data, [[0, 1, 2, 3, 4]], network)[0]
+    assert [row["image_id"] for row in whole] == [6, 7, 7, 7, 9, 10, 10] and network.batches == [2, 2, 2]
+    for shares in ([[0, 2, 4], [1, 3]], [[4, 3], [2], [1, 0]], [[0, 1, 2, 3, 4], []]):
+        outcomes = evaluated(data, shares, Network(["ant", "bee", "cat"], shift=0.1))
+        assert len(outcomes) == len(shares) and all(outcome == whole for outcome in outcomes)
+
+
+def test_boxes_come_back_to_the_picture(data):
+    whole = evaluated(data, [[0, 1, 2, 3, 4]], Network(["ant", "bee", "cat"]))[0]
+    truth = [(10 - number, *item) for number, (_, _, objects) in enumerate(IMAGES) for item in objects]
+    found = [(row["image_id"], row["category_id"], *row["bbox"]) for row in whole]
+    np.testing.assert_allclose(sorted(found), sorted(truth), atol=0.01)
+    assert {row["score"] for row in whole} == {np.float32(np.float64(np.float32(0.9)) ** 2)}
+
+
+def test_classes_are_matched_by_name(data):
+    """A network with more classes in another order; those that the data set lacks take no part."""
+    ours = evaluated(data, [[0, 1, 2, 3, 4]], Network(["ant", "bee", "cat"]))[0]
+    other = Network(["cat", "dog", "ant", "bee"])
+    assert evaluated(data, [[0, 1, 2, 3, 4]], other)[0] == ours
+    assert match_outputs(["ant", "bee"], ["cat", "dog", "ant", "bee"], 4, "file") == [2, 3]
+    assert match_outputs(["ant", "bee"], None, 2, "file") == [0, 1]
+    with pytest.raises(DataError, match=r"file has the class 'emu' \(1 such\), which the checkpoint of 2 classes"):
+        match_outputs(["ant", "emu"], ["ant", "bee"], 2, "file")
+    with pytest.raises(DataError, match="checkpoint has 3 classes and names none, file has 2"):
+        match_outputs(["ant", "bee"], None, 3, "file")
+
+
+@pytest.mark.parametrize("shares", [[[0, 1, 2, 3], []], [[0, 1, 2, 3], [4, 2]], [[0, 1, 2], [4, 2]]])
+def test_an_image_too_few_or_too_many_is_an_error(data, shares):
+    for outcome in evaluated(data, shares, Network(["ant", "bee", "cat"])):
+        assert isinstance(outcome, DataError) and re.search("of 5 images did not come exactly once", str(outcome))
+
+
+def test_outputs_that_are_not_finite_are_an_error_on_all_ranks(data):
+    for outcome in evaluated(data, [[0, 2, 4], [1, 3]], Network(["ant", "bee", "cat"], fault=1)):
+        assert isinstance(outcome, DataError) and "not finite" in str(outcome)
+
+
+def test_progress_is_logged(data, monkeypatch, caplog):
+    monkeypatch.setattr(evaluation, "PROGRESS_BATCHES", 1)
+    monkeypatch.setattr(evaluation.get_logger(), "propagate", True)
+    with caplog.at_level("INFO"):
+        evaluated(data, [[0, 1, 2, 3, 4]], Network(["ant", "bee", "cat"]))
+    lines = [message for message in caplog.messages if message.startswith("Processing")]
+    assert lines == ["Processing... 33.33% ", "Processing... 66.67% ", "Processing... 100.00% "]
+
+
+@pytest.mark.parametrize(
+    "option", [["--nms_thresh", "1.5"], ["--eval_ignore_threshold=-0.1"], ["--max_detections", "0"]]
+)
+def test_options_that_cannot_be(data, option):
+    with pytest.raises(UsageError, match=option[0].split("=")[0][2:]):
+        program.main(options(data, "--pretrained", "none.ckpt", *option))
+
+
+def test_validation_metrics(data, monkeypatch):
+    """Through the real pipeline; equal on all ranks, and to those of a single one."""
+    config = read_config(options(data), "")
+    monkeypatch.setattr(evaluation, "_detector", lambda network: network)
+    names = ["cat", "ant", "bee"]
+    assert validation_metrics(config, Network(names), CPU, names) == {
+        "mean_average_precision": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0
+    }  # fmt: skip
+    alone = validation_metrics(config, Network(names, shift=0.3), CPU, names)
+    # Objects that are moved by 0.3 of their width have an IoU of 0.7 / 1.3 = 0.54: one of the ten thresholds.
+    assert alone == pytest.approx({"mean_average_precision": 0.1, "AP50": 1.0, "AP75": 0.0, "AR100": 0.1})
+    work = lambda device, share: validation_metrics(config, Network(names, shift=0.3), device, names)  # noqa: E731
+    monkeypatch.setattr(evaluation, "create_dataset", lambda config, is_train, device, names: Batches(
+        [[0, 1, 2], [3, 4]][device.rank]))  # fmt: skip
+    assert on_ranks([[], []], work) == [alone, alone]
+
+
+def run_eval(monkeypatch, data: Path, out: Path, network: Network, *more: str, size: bool = True) -> list[str]:
+    """eval.py with a stand-in for the checkpoint, whose input has SIDES; returns its lines."""
+    spec = {**input_spec(read_config(options(data), "")), "height": SIDES[0], "width": SIDES[1]}
+    about = {"network": {"num_classes": len(network.names)}, "input": spec, "class_names": network.names}
+    monkeypatch.setattr(program, "load_network", lambda path, config, use_ema: (network, about))
+    monkeypatch.setattr(program, "Detector", lambda network: network)
+    arguments = options(data, "--pretrained", "net.ckpt", "--log_path", str(out), *more)
+    if not size:
+        place = arguments.index("--testing_shape")
+        del arguments[place : place + 2]
+    program.main(arguments)
+    return (out / "eval.log").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("size", [True, False], ids=["size given", "size of the checkpoint"])
+def test_program(monkeypatch, data, tmp_path, capsys, size):
+    names = ["dog", "ant", "bee", "cat"]
+    lines = run_eval(monkeypatch, data, tmp_path / "out", Network(names, shift=0.3), size=size)
+    assert capsys.readouterr().out.splitlines() == lines
+    start = lines.index("=============coco eval result=========")
+    assert lines[start - 1] == "" and lines[start + 1].endswith("maxDets=100 ] = 0.100")
+    assert sum("Average Precision  (AP)" in line for line in lines) == 6
+    assert any(re.fullmatch(r"testing cost time \d+\.\d\d h", line) for line in lines)
+    table = [line.split() for line in lines if line.startswith(("ant", "bee", "cat"))]
+    assert table == [["ant", "0.100", "1.000", "0.100", "3"], ["bee", "0.100", "1.000", "0.100", "2"],
+                     ["cat", "0.100", "1.000", "0.100", "2"]]  # fmt: skip
+    file = Path(next(line for line in lines if line.startswith("result file path: ")).partition(": ")[2])
+    assert re.fullmatch(r"predict_\d{4}(_\d\d){5}\.json", file.name) and file.parent == tmp_path / "out"
+    results = json.loads(file.read_text(encoding="utf-8"))
+    annotations = data / "annotations/instances_val2017.json"
+    assert len(results) == 7 and evaluate_results(annotations, results).stats[0] == pytest.approx(0.1)
+    with open(tmp_path / "out/per_class.csv", newline="", encoding="utf-8") as stream:
+        assert [row["AP50"] for row in csv.DictReader(stream)] == ["1.000000"] * 3
+    with Image.open(tmp_path / "out/precision_recall.png") as image:
+        assert image.size[1] > 400
+
+
+def test_no_detections(monkeypatch, data, tmp_path):
+    lines = run_eval(monkeypatch, data, tmp_path, Network(["ant", "bee", "cat"], score=0.0004))
+    assert "no detections: no score is above eval_ignore_threshold=0.001" in lines
+    measures = [line.rpartition("= ")[2] for line in lines if " Average " in line and "area= large" not in line]
+    assert measures == ["0.000"] * 10
+    assert [line.rpartition("= ")[2] for line in lines if "area= large" in line] == ["-1.000"] * 2  # no such objects
+
+
+def test_only_the_first_rank_reports(monkeypatch, data, tmp_path, capsys):
+    monkeypatch.setattr(program.device_adapter, "init", lambda config, distributed: Device("CPU", 0, rank=1, size=2))
+    monkeypatch.setattr(program, "evaluate", lambda *arguments: [])
+    with pytest.raises(FileNotFoundError, match="eval.log"):
+        run_eval(monkeypatch, data, tmp_path, Network(["ant", "bee", "cat"]))
+    assert [file.name for file in tmp_path.iterdir()] == ["rank_1_eval.log"] and capsys.readouterr().out == ""
+
+
+def test_table_of_the_classes_is_optional(monkeypatch, data, tmp_path):
+    lines = run_eval(monkeypatch, data, tmp_path, Network(["ant", "bee", "cat"]), "--per_class_ap", "false")
+    assert not any(line.startswith("ant") for line in lines) and (tmp_path / "per_class.csv").is_file()
+
+
+def test_what_the_program_refuses(monkeypatch, data, tmp_path):
+    network = Network(["ant", "bee"])
+    with pytest.raises(DataError, match="class 'cat'"):
+        run_eval(monkeypatch, data, tmp_path, network)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="--pretrained is missing"):
+        program.main(options(data))
+    with pytest.raises(DataError, match="none.ckpt is not a file"):
+        program.main(options(data, "--pretrained", str(tmp_path / "none.ckpt"), "--log_path", str(tmp_path)))
+
+
+def small_checkpoint(config: Config, path: Path) -> Path:
+    about = {"network": network_description(config), "input": input_spec(config), "class_names": ["ant", "bee", "cat"]}
+    ms.set_seed(1)
+    values = {parameter.name: parameter.asnumpy() for parameter in build_network(about).get_parameters()}
+    checkpoint.save(path, values, about)
+    return path
+
+
+def test_real_checkpoint_and_bad_data(tmp_path, capsys):
+    """A small random network from its file, and data sets with a fault."""
+    data = write_data(tmp_path / "coco")
+    file = data / "annotations/instances_val2017.json"
+    config = read_config(options(data, "--width_multiplier", "0.125", "--num_classes", "3"), "")
+    path = small_checkpoint(config, tmp_path / "small.ckpt")
+    arguments = ["--data_dir", str(data), "--device_target", "CPU", "--pretrained", str(path), "--per_batch_size", "3",
+                 "--log_path", str(tmp_path / "out")]  # fmt: skip
+    program.main(arguments)
+    out = capsys.readouterr().out
+    assert f"at {SIDES[0]}x{SIDES[1]}" in out and out.count(" Average ") == 12
+    program.main([*arguments, "--testing_shape", "32", "--dry_run"])
+    out = capsys.readouterr().out
+    assert "at 32x32" in out and "nothing was evaluated" in out and " Average " not in out
+    (data / "val2017/picture_3.png").rename(data / "val2017/other.png")
+    file.write_text(file.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(DataError, match="picture_3.png"):
+        program.main(arguments)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**content, "annotations": []}), encoding="utf-8")
+    with pytest.raises(DataError, match="no annotations"):
+        program.main(arguments)

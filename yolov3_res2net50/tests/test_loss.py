@@ -1,0 +1,280 @@
+"""The loss and the decoding against float64: stored values of each scale, a slow reference of all scales together."""
+
+import oracle
+from src.loss import YoloLoss
+from src.targets import FIELDS, encode
+from src.yolo import ANCHORS, STRIDES, Decode, scales
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+LOSS_TOLERANCE = 1e-5
+PARTS = [(case["name"], scale) for case in oracle.YOLO["cases"] for scale in case["scales"]]
+WHOLE = [case["name"] for case in oracle.YOLO["cases"] if len(case["scales"]) == 3]
+
+
+@pytest.fixture(autouse=True)
+def mode(request):
+    """Graphs, as in training, unless a test asks for something else."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=getattr(request, "param", ms.GRAPH_MODE))
+    yield
+    ms.set_context(mode=before)
+
+
+def loss_and_gradients(loss, maps, rows) -> tuple[float, list[np.ndarray]]:
+    """The loss of maps and target rows, and its gradient by each map."""
+
+    def forward(targets, *raw):
+        return loss(raw, targets)
+
+    step = ms.value_and_grad(forward, tuple(range(1, len(maps) + 1)))
+    value, gradients = step(ms.Tensor(rows), *(ms.Tensor(raw) for raw in maps))
+    gradients = [gradients] if len(maps) == 1 else gradients
+    assert value.shape == () and value.dtype == ms.float32
+    return float(value.asnumpy()), [gradient.asnumpy() for gradient in gradients]
+
+
+# stored values, one scale at a time
+
+
+def rows_of_scale(targets: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Target rows of one scale from the reference's dense targets (B, h, w, 3, 5 + C), and its boxes (B, n, 4).
+
+    The boxes stand in rows without a cell.
+    """
+    batch, _, w, _, fields = targets.shape
+    rows = np.zeros((batch, targets[..., 4].reshape((batch, -1)).sum(1).max().astype(int) + 50, fields + 2), np.float32)
+    rows[..., 0] = -1
+    for image in range(batch):
+        cells = np.argwhere(targets[image, ..., 4])
+        for row, (gy, gx, anchor) in zip(rows[image], cells):
+            values = targets[image, gy, gx, anchor]
+            row[:] = [gy * w + gx, anchor, *values[:4], 1, *values[5:]]
+        rows[image, len(cells) : len(cells) + 50, 2:6] = boxes[image]
+    return rows
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE], indirect=True, ids=["eager"])
+@pytest.mark.parametrize(("name", "scale"), PARTS)
+def test_each_scale(name, scale):
+    case = oracle.CASES[name]
+    arrays, expected, index = oracle.yolo_arrays(case), case["scales"][scale], oracle.SCALES.index(scale)
+    loss = YoloLoss([scales(oracle.YOLO["anchors_wh"])[index]], case["ignore_threshold"])
+    rows = rows_of_scale(arrays[f"{scale}_y_true"], arrays[f"{scale}_gt"])
+    value, (gradient,) = loss_and_gradients(loss, [arrays[f"{scale}_raw"]], rows)
+    assert value == pytest.approx(expected["loss"]["total"], rel=LOSS_TOLERANCE)
+    oracle.check_statistics(gradient, expected["grad"], f"{name} {scale}")
+    if f"{scale}_grad" in arrays:
+        assert oracle.relative_error(gradient, arrays[f"{scale}_grad"]) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "scale"), PARTS)
+def test_decoding(name, scale):
+    case = oracle.CASES[name]
+    arrays, expected, index = oracle.yolo_arrays(case), case["scales"][scale]["decode"], oracle.SCALES.index(scale)
+    result = Decode(*scales(oracle.YOLO["anchors_wh"])[index])(ms.Tensor(arrays[f"{scale}_raw"])).asnumpy()
+    assert result.dtype == np.float32
+    oracle.check_statistics(result, expected, f"{name} {scale}")
+    if f"{scale}_decode" in arrays:
+        assert oracle.relative_error(result, arrays[f"{scale}_decode"]) <= 1e-5
+
+
+# all scales together
+
+
+def cross_entropy(logit: float, target: float) -> float:
+    return np.logaddexp(0.0, logit) - logit * target
+
+
+def overlap(box, boxes) -> float:
+    """Largest IoU of one box x, y, w, h with several."""
+    best = 0.0
+    for other in boxes:
+        sides = [
+            min(box[i] + box[i + 2] / 2, other[i] + other[i + 2] / 2)
+            - max(box[i] - box[i + 2] / 2, other[i] - other[i + 2] / 2)
+            for i in (0, 1)
+        ]
+        common = max(sides[0], 0.0) * max(sides[1], 0.0)
+        best = max(best, common / (box[2] * box[3] + other[2] * other[3] - common))
+    return best
+
+
+def reference(maps, rows, threshold: float = 0.7) -> float:
+    """The loss in float64, prediction by prediction."""
+    total = 0.0
+    for image, targets in enumerate(np.asarray(rows, np.float64)):
+        boxes = [row[2:6] for row in targets if row[4] > 0]
+        own = {(int(row[0]), int(row[1])): row for row in targets if row[0] >= 0}
+        first_cell = 0
+        for raw, anchors, stride in zip(maps, np.reshape(ANCHORS, (3, 3, 2))[::-1], STRIDES):
+            _, channels, h, w = raw.shape
+            values = np.asarray(raw[image], np.float64).reshape((3, channels // 3, h, w))
+            for anchor, gy, gx in np.ndindex(3, h, w):
+                row = own.get((first_cell + gy * w + gx, anchor))
+                size = anchors[anchor] / (stride * np.array([w, h]))
+                total += of_prediction(values[anchor, :, gy, gx], row, (gx, gy, w, h), size, boxes, threshold)
+            first_cell += h * w
+    return total / len(rows)
+
+
+def of_prediction(values, row, place, size, boxes, threshold) -> float:
+    """What one prediction adds: x, y, w, h, objectness, classes; its row of the targets, if it has an object."""
+    gx, gy, w, h = place
+    if row is None:
+        x, y = 1 / (1 + np.exp(-values[:2]))
+        box = [(x + gx) / w, (y + gy) / h, *(size * np.exp(values[2:4]))]
+        return cross_entropy(values[4], 0.0) if overlap(box, boxes) < threshold else 0.0
+    position = cross_entropy(values[0], row[2] * w - gx) + cross_entropy(values[1], row[3] * h - gy)
+    position += 0.5 * ((np.log(row[4:6] / size) - values[2:4]) ** 2).sum()
+    classes = sum(cross_entropy(value, target) for value, target in zip(values[5:], row[FIELDS:]))
+    return row[6] * ((2 - row[4] * row[5]) * position + cross_entropy(values[4], 1.0) + classes)
+
+
+def rows_of(boxes, classes, size, num_classes: int, **options) -> np.ndarray:
+    options = {"anchors": ANCHORS, "num_classes": num_classes, "max_box": 12, **options}
+    return encode(np.reshape(boxes, (-1, 4)), np.asarray(classes, int), size, **options)
+
+
+def of_case(name: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """Raw maps and target rows of a case."""
+    case = oracle.CASES[name]
+    arrays, rows = oracle.yolo_arrays(case), []
+    for boxes in (oracle.boxes_of(case, image) for image in range(case["batch"])):
+        options = {"smoothing": case["label_smooth"], "max_box": 30}
+        rows.append(rows_of(boxes[:, :4], boxes[:, 4], case["input_hw"], case["num_classes"], **options))
+    return [arrays[f"{scale}_raw"] for scale in oracle.SCALES], np.stack(rows)
+
+
+def random_maps(size, num_classes: int, batch: int = 1, seed: int = 0) -> list[np.ndarray]:
+    state, channels = np.random.RandomState(seed), 3 * (5 + num_classes)
+    shapes = [(batch, channels, size[0] // stride, size[1] // stride) for stride in STRIDES]
+    return [state.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_all_scales(name):
+    """Smoothed classes, inputs that are not square, and no objects are among the cases."""
+    maps, rows = of_case(name)
+    value, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+    assert [gradient.shape for gradient in gradients] == [raw.shape for raw in maps]
+
+
+@pytest.mark.parametrize("name", ["three_scales", "non_square"])
+def test_gradient_of_all_scales(name):
+    """Against differences of the reference: of the first two objects of each scale, of the background."""
+    maps, rows = of_case(name)
+    _, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    state, step, first_cell = np.random.RandomState(1), 1e-5, 0
+    for index, (raw, gradient) in enumerate(zip(maps, gradients)):
+        batch, channels, h, w = raw.shape
+        fields = channels // 3
+        entries = [(state.randint(batch), 4 + fields * state.randint(3), state.randint(h), state.randint(w))]
+        for image, row in ((b, row) for b in range(batch) for row in rows[b]):
+            cell = int(row[0]) - first_cell
+            if 0 <= cell < h * w and len(entries) < 2 * fields:
+                entries += [(image, int(row[1]) * fields + k, cell // w, cell % w) for k in range(fields)]
+        for entry in entries:
+            values = []
+            for change in (-step, step):
+                changed = [np.asarray(m, np.float64).copy() for m in maps]
+                changed[index][entry] += change
+                values.append(reference(changed, rows))
+            difference = (values[1] - values[0]) / (2 * step)
+            assert abs(gradient[entry] - difference) <= 1e-5 * np.abs(gradient).max() + 1e-7, (index, entry)
+        first_cell += h * w
+
+
+def test_weighted_objects():
+    """The weights of mixed images scale what an object adds, its objectness too; 1 changes nothing."""
+    size, maps = (64, 96), random_maps((64, 96), 3, batch=2)
+    boxes, classes = [[10, 10, 26, 26], [40, 8, 90, 60], [0, 0, 30, 50], [60, 30, 70, 52]], [0, 1, 2, 2]
+    loss = YoloLoss(scales(ANCHORS))
+
+    def value(*weights):
+        rows = np.stack([rows_of(boxes, classes, size, 3, weights=np.array(w)) for w in weights])
+        result, _ = loss_and_gradients(loss, maps, rows)
+        assert result == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+        return result
+
+    full, half, mixed = value([1] * 4, [1] * 4), value([0.5] * 4, [0.5] * 4), value([1] * 4, [0.3, 0.3, 0.7, 0.7])
+    plain = np.stack([rows_of(boxes, classes, size, 3)] * 2)
+    assert full == loss_and_gradients(loss, maps, plain)[0]
+    assert half < mixed < full
+
+
+def test_collision_counts_once():
+    """Two boxes on one cell and anchor: one object, and both boxes in the overlap."""
+    maps, size = random_maps((64, 64), 3), (64, 64)
+    rows = rows_of([[10, 10, 26, 26], [11, 10, 27, 26]], [0, 2], size, 3)[None]
+    value, _ = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
+def test_boxes_of_the_whole_input(size):
+    """Their position has the weight 1; centres on the border of the input belong to the last cells."""
+    height, width = size
+    maps = random_maps(size, 2)
+    boxes = [[0, 0, width, height], [width - 10, height - 10, width + 10, height + 10]]
+    rows = rows_of(boxes, [0, 1], size, 2)[None]
+    value, _ = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+
+
+def test_perfect_prediction_costs_nothing():
+    size, maps = (64, 64), random_maps((64, 64), 2)
+    for raw in maps:
+        raw[:, [4, 11, 18]] = -40
+    w, h = ANCHORS[1]
+    maps[2][0, 7:14, 3, 5] = [0, 0, 0, 0, 40, -40, 40]
+    rows = rows_of([44 - w / 2, 28 - h / 2, 44 + w / 2, 28 + h / 2], [1], size, 2)[None]
+    value, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    # What is left is the entropy of the centre's position in its cell.
+    assert value == pytest.approx((2 - w * h / 64**2) * 2 * np.log(2), rel=1e-6)
+    assert all(np.abs(gradient).max() < 1e-6 for gradient in gradients)
+
+
+@pytest.mark.parametrize(("threshold", "is_punished"), [(0.7, False), (1.0, True)])
+def test_objects_of_other_scales_are_seen(threshold, is_punished):
+    """A prediction of medium that overlaps an object of small is no background."""
+    size, maps = (64, 64), random_maps((64, 64), 2)
+    w, h = ANCHORS[1]
+    rows = rows_of([44 - w / 2, 28 - h / 2, 44 + w / 2, 28 + h / 2], [1], size, 2)[None]
+    assert rows[0, 0, 0] == 4 + 16 + 3 * 8 + 5
+    # Anchor 0 of medium is 30 x 61; x = 2.75, y = 1.75 cells of 16 pixels; 97 % of the width.
+    maps[1][0, 0:5, 1, 2] = [np.log(3), np.log(3), np.log(0.97 * w / 30), np.log(h / 61), 1.0]
+    _, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS), threshold), maps, rows)
+    assert gradients[1][0, 4, 1, 2] == (pytest.approx(1 / (1 + np.exp(-1)), rel=1e-5) if is_punished else 0)
+
+
+@pytest.mark.parametrize("magnitude", [60.0, 1e3, 1e5])
+def test_extreme_values_stay_finite(magnitude):
+    maps = [raw * np.float32(magnitude) for raw in random_maps((64, 64), 2)]
+    for boxes in ([[2, 2, 60, 62], [10, 10, 26, 26], [0, 0, 64, 64]], []):
+        rows = rows_of(boxes, list(range(len(boxes)))[:2] + [0] * (len(boxes) > 2), (64, 64), 2)[None]
+        value, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+        assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
+        if magnitude == 60:
+            assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+
+
+def test_gradient_of_a_sure_mistake():
+    """The cross entropy keeps its gradient of 1 where the sigmoid is flat in float32."""
+    maps = [np.zeros_like(raw) for raw in random_maps((32, 32), 1)]
+    maps[0][0, 4] = 200
+    rows = rows_of([], [], (32, 32), 1)[None]
+    _, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
+    assert gradients[0][0, 4, 0, 0] == 1 and gradients[0][0, 10, 0, 0] == 0.5
+
+
+def test_size_may_change_between_calls():
+    """One loss serves all sizes of a multi-scale training."""
+    loss = YoloLoss(scales(ANCHORS))
+    for size in ((64, 64), (32, 96), (64, 64)):
+        maps = random_maps(size, 2)
+        rows = rows_of([4, 4, 20, 24], [1], size, 2)[None]
+        assert loss_and_gradients(loss, maps, rows)[0] == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)

@@ -1,0 +1,181 @@
+"""postprocess.py: result files to the lines and files of eval.py; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import postprocess
+from src.boxes import detect, place
+from src.coco_eval import evaluate_results, to_results
+from src.model_utils.config import DataError, UsageError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SIDES, CLASSES = (64, 96), 3  # height and width of the network's input
+# File name, its results' name, width, height.
+PICTURES = [("plain.png", "plain", 80, 60), ("a.b.png", "a.b", 64, 64), ("with_under_1.png", "with_under_1", 50, 90),
+            ("one/same.png", "one__same", 96, 64), ("two/same.png", "two__same", 40, 100)]  # fmt: skip
+CATEGORY_IDS = [2, 5, 9]
+
+
+def random_maps(seed: int, classes: int = CLASSES) -> list[np.ndarray]:
+    random = np.random.RandomState(seed)
+    maps = [random.uniform(0, 1, (SIDES[0] // s, SIDES[1] // s, 3, 5 + classes)) for s in (32, 16, 8)]
+    for values in maps:
+        values[..., 2:4] *= 0.5
+        values[..., 4:] **= 3
+    return [values.astype(np.float32) for values in maps]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Pictures, one more than the annotations have, annotations that some of the results match, and result files."""
+    images, annotations = [], []
+    (tmp_path / "result_Files").mkdir()
+    for number, (name, results, width, height) in enumerate(PICTURES):
+        file = tmp_path / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, height)).save(file)
+        images.append({"id": 100 + number, "file_name": name, "width": width, "height": height})
+        maps = random_maps(number)
+        for level, values in enumerate(maps):
+            values.tofile(tmp_path / "result_Files" / f"{results}_{level}.bin")
+        found = detect(maps, place((height, width), SIDES, True), (height, width), SIDES, 0.001, 0.5, 100)
+        for row in to_results(found, 100 + number, CATEGORY_IDS)[:3]:
+            area = row["bbox"][2] * row["bbox"][3]
+            annotations.append({**row, "id": len(annotations) + 1, "area": area, "iscrowd": 0})
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures/not annotated.png")
+    categories = [{"id": category, "name": f"class {category}"} for category in CATEGORY_IDS]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (tmp_path / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    return tmp_path
+
+
+def run(data: Path, *more: str, size: bool = True) -> list[str]:
+    shape = ["--testing_shape", "{},{}".format(*SIDES)] if size else []
+    paths = {"result_path": "result_Files", "img_path": "pictures", "annFile": "annotations.json", "log_path": "out"}
+    arguments = [token for key, name in paths.items() for token in (f"--{key}", str(data / name))]
+    postprocess.main([*arguments, "--per_batch_size=1", *shape, *more])
+    return (data / "out/postprocess.log").read_text(encoding="utf-8").splitlines()
+
+
+def written(data: Path) -> list[dict]:
+    (file,) = (data / "out").glob("predict_*.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def expected(keep_ratio: bool = True, score_threshold: float = 0.001) -> list[dict]:
+    rows = []
+    for number, (_, _, width, height) in enumerate(PICTURES):
+        placement = place((height, width), SIDES, keep_ratio)
+        found = detect(random_maps(number), placement, (height, width), SIDES, score_threshold, 0.5, 100)
+        rows += to_results(found, 100 + number, CATEGORY_IDS)
+    return rows
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+def test_equals_detect(data, capsys, keep_ratio):
+    """Names with dots and underscores, equal names in two folders; pictures without annotations do not count."""
+    lines = run(data, "--keep_ratio", str(keep_ratio))
+    assert capsys.readouterr().out.splitlines() == lines
+    results = written(data)
+    assert results == expected(keep_ratio) and len(results) > 300 and expected(True) != expected(False)
+    scores = evaluate_results(data / "annotations.json", results)
+    start = lines.index("=============coco eval result=========")
+    assert lines[start + 1 : start + 13] == scores.lines and (scores.stats[0] > 0.5) == keep_ratio
+    assert (data / "out/per_class.csv").is_file() and (data / "out/precision_recall.png").is_file()
+
+
+def test_note_of_infer_tells_the_input(data):
+    """Its size, its resize, and which output is which category; an option that contradicts it is refused."""
+    note = {"height": SIDES[0], "width": SIDES[1], "keep_ratio": False, "category_ids": CATEGORY_IDS}
+    (data / "detections.json").write_text(json.dumps({"input": note}), encoding="utf-8")
+    run(data, size=False)
+    assert written(data) == expected(keep_ratio=False)
+    for option in (["--keep_ratio", "true"], ["--test_img_shape", "64,64"], ["--testing_shape", "96"]):
+        with pytest.raises(UsageError, match=f"{option[0]} .* contradicts .*detections.json"):
+            run(data, *option, size=False)
+    (data / "detections.json").write_text('{"input": [1]}', encoding="utf-8")
+    with pytest.raises(DataError, match="detections.json, which infer.py has written, cannot be read"):
+        run(data)
+
+
+def test_model_with_more_classes(data):
+    """With the note of infer.py its outputs find their categories; without it they are refused."""
+    order = [7, 9, 2, 11, 5]
+    for number, (_, results, _, _) in enumerate(PICTURES):
+        for level, values in enumerate(random_maps(number)):
+            more = np.full((*values.shape[:-1], 10), 0.9, np.float32)
+            more[..., :5] = values[..., :5]
+            more[..., 5 + np.array([2, 4, 1])] = values[..., 5:]
+            more.tofile(data / "result_Files" / f"{results}_{level}.bin")
+    with pytest.raises(DataError, match="results are of 5 classes, .*annotations.json has 3 categories"):
+        run(data)
+    note = {"height": SIDES[0], "width": SIDES[1], "keep_ratio": True, "category_ids": order}
+    (data / "detections.json").write_text(json.dumps({"input": note}), encoding="utf-8")
+    run(data)
+    assert written(data) == expected()
+    note["category_ids"] = [7, 9, 2, 11, 6]
+    (data / "detections.json").write_text(json.dumps({"input": note}), encoding="utf-8")
+    with pytest.raises(DataError, match=r"does not know the categories \[5\]"):
+        run(data)
+
+
+def test_options_of_detections(data):
+    lines = run(data, "--eval_ignore_threshold", "0.3")
+    assert written(data) == expected(score_threshold=0.3) and "no detections" not in "\n".join(lines)
+
+
+def test_no_detections(data):
+    lines = run(data, "--eval_ignore_threshold", "1")
+    assert written(data) == [] and "no detections: no score is above eval_ignore_threshold=1" in lines
+    assert lines[lines.index("=============coco eval result=========") + 1].endswith("= 0.000")
+
+
+def test_missing_results_are_named(data):
+    (data / "result_Files/a.b_1.bin").unlink()
+    (data / "result_Files/two__same_0.bin").unlink()
+    with pytest.raises(
+        DataError, match=r"2 result files are missing in .*result_Files.*\n    a.b_1.bin\n    two__same_0.bin$"
+    ):
+        run(data)
+    for file in (data / "result_Files").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"(?s)^15 result files .*\n    ... and 5 more$") as error:
+        run(data)
+    assert len(str(error.value).splitlines()) == 12
+
+
+def test_sizes_that_do_not_fit(data):
+    file = data / "result_Files/with_under_1_1.bin"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(
+        DataError, match=r"with_under_1_1.bin has 2300 bytes, 2304 .*\(4, 6, 3, 8\) .* 64x96 and 3 classes"
+    ):
+        run(data)
+    with pytest.raises(DataError, match=r"plain_0.bin has 576 bytes; .* 27 boxes .* 96x96; give the --testing_shape"):
+        run(data, "--testing_shape", "96", size=False)
+
+
+@pytest.mark.parametrize(("place", "value"), [((0, 0, 0, 4), 1.5), ((1, 2, 2, 7), -0.1), ((0, 0, 0, 0), np.nan)])
+def test_raw_maps_are_refused(data, place, value):
+    file = data / "result_Files/plain_0.bin"
+    values = np.fromfile(file, np.float32).reshape(2, 3, 3, 8)
+    values[place] = value
+    values.tofile(file)
+    with pytest.raises(DataError, match=r"(?s)plain_0.bin holds .* raw maps are not accepted.*--keep_detect True"):
+        run(data)
+
+
+def test_what_is_missing(data, tmp_path):
+    with pytest.raises(UsageError, match="--result_path is missing"):
+        postprocess.main([])
+    with pytest.raises(DataError, match="none is not a folder"):
+        run(data, "--result_path", str(data / "none"))
+    with pytest.raises(DataError, match="is .*result_Files meant"):
+        run(data, "--result_path", str(data))
+    with pytest.raises(DataError, match="none.json is not a file"):
+        run(data, "--annFile", str(data / "none.json"))

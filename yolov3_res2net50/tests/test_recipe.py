@@ -1,0 +1,156 @@
+"""The recipe: documented keys and defaults, schedules, the folders of checkpoints, the entry point of MindSpore Hub."""
+
+from __future__ import annotations
+
+import mindspore_hub_conf as hub
+from src.lr_scheduler import get_lr
+from src.model_utils.config import UsageError
+from src.model_utils.device_adapter import Device
+from src.recipe import (
+    FOLDER,
+    build_network,
+    checkpoint_folder,
+    network_description,
+    read_config,
+    require_agreement,
+    saves_checkpoints,
+)
+
+import numpy as np
+import pytest
+import yaml
+
+CPU = Device("CPU", 0)
+# The tables of the documents, then what their texts name.
+DOCUMENTED = """
+device_target: Ascend\nper_batch_size: 32\npretrained_backbone: ""\nresume_yolov3: ""\nlr_scheduler: exponential\nlr: 0.001
+lr_epochs: [220, 250]\nlr_gamma: 0.1\neta_min: 0\nT_max: 320\nmax_epoch: 320\nwarmup_epochs: 0\nweight_decay: 0.0005
+momentum: 0.9\nloss_scale: 1024\nlabel_smooth: 0\nlabel_smooth_factor: 0.1\nlog_interval: 100\nckpt_path: outputs/
+ckpt_interval: null\nis_save_on_master: 1\nis_distributed: 1\nrank: 0\ngroup_size: 1\nneed_profiler: 0\ntraining_shape: ""
+resize_rate: null\nbind_cpu: True\ndevice_num: 8\nkeep_detect: True\nfile_format: MINDIR
+data_dir: ""\npretrained: ""\nlog_path: outputs/\nnms_thresh: 0.5\nannFile: ""\ntesting_shape: ""\neval_ignore_threshold: 0.001
+device_id: 0\nckpt_file: ""\nfile_name: yolov3_res2net50\nresult_path: ""\nimg_path: ""\nhue: 0.1\nsaturation: 1.5\nvalue: 1.5
+jitter: 0.3\nmulti_scale: [320, 352, 384, 416, 448, 480, 512, 544, 576, 608]\nnum_classes: 80\nmax_box: 50
+ignore_threshold: 0.7\ntest_img_shape: [416, 416]\nenable_modelarts: False\ndata_url: ""\ntrain_url: ""\ncheckpoint_url: ""
+data_path: /cache/data\noutput_path: /cache/train\nload_path: /cache/checkpoint_path\nmodelarts_dataset_unzip_name: coco2014
+need_modelarts_dataset_unzip: True
+anchor_scales: [[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]]
+"""
+
+
+def test_documented_keys_have_their_defaults():
+    documents = list(yaml.safe_load_all((FOLDER / "default_config.yaml").read_text()))
+    config = read_config([], "")
+    for key, value in yaml.safe_load(DOCUMENTED).items():
+        assert documents[0][key] == value and config[key] == value, key
+    assert documents[0].keys() == documents[1].keys() and documents[2].keys() <= documents[0].keys()
+
+
+def test_documented_command_lines():
+    """The options of the launchers and of the documents' examples, in the spellings that they have there."""
+    config = read_config(
+        "--is_distributed=0 --lr=0.001 --loss_scale=1024 --weight_decay=0.016 --T_max=320 --max_epoch=320 "
+        "--warmup_epochs=4 --training_shape=416 --lr_scheduler=cosine_annealing --label_smooth=1 --batch_size 4 "
+        "--lr_epochs 220,250 --multi_scale 320,416 --test_img_shape 320,416 --rank 0 --is_save_on_master 0".split(),
+        "",
+    )
+    assert not config.is_distributed and config.weight_decay == 0.016 and config.label_smooth is True
+    assert config.per_batch_size == 4 and config.lr_epochs == [220, 250] and config.training_shape == "416"
+    assert config.multi_scale == [320, 416] and config.test_img_shape == [320, 416] and not config.is_save_on_master
+
+
+@pytest.mark.parametrize("key", ["ckpt_interval", "resize_rate"])
+@pytest.mark.parametrize("text, value", [("None", None), ("", None), ("0", None), ("40", 40)])
+def test_intervals(key, text, value):
+    assert read_config([f"--{key}", text], "")[key] == value
+
+
+@pytest.mark.parametrize("option, message", [
+    (["--ckpt_interval", "-1"], "ckpt_interval=-1: a number of batches, or None"),
+    (["--ckpt_interval", "2.5"], "ckpt_interval=2.5: a number"),
+    (["--resize_rate", "often"], "resize_rate=often: a number"),
+    (["--anchor_scales", "[[10,13],[16,30]]"], "nine pairs"),
+    (["--anchor_scales", "[" + "[10,13]," * 8 + "[10,13,5]]"], "nine pairs"),
+    (["--anchor_scales", "[" + "[10,13]," * 8 + "[0,13]]"], "nine pairs"),
+    (["--anchor_scales", "10,13,16,30,33,23,30,61,62"], "nine pairs"),
+    (["--shortcut", "min_pool"], "one of avg_pool, max_pool"),
+    (["--lr_scheduler", "linear"], "one of exponential, cosine_annealing"),
+])  # fmt: skip
+def test_options_that_cannot_be(option, message):
+    with pytest.raises(UsageError, match=message):
+        read_config(option, "")
+
+
+@pytest.mark.parametrize("option", [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"]])
+def test_networks_that_cannot_be(option):
+    with pytest.raises(UsageError):
+        build_network({"network": network_description(read_config(option, ""))})
+
+
+def test_learning_rates():
+    cosine = ["--lr_scheduler", "cosine_annealing"]
+    rates = get_lr(read_config([*cosine, "--warmup_epochs", "4"], ""), 2)
+    assert rates.shape == (640,) and rates.dtype == np.float32
+    assert rates[:9] == pytest.approx([0.001 * step / 8 for step in range(1, 9)] + [0.001 * 0.999614], rel=1e-5)
+    assert rates[2 * 319] == rates[2 * 319 + 1] == pytest.approx(2.4095520e-08, rel=1e-5)
+    assert rates[2 * 160] == pytest.approx(0.0005)
+    short = get_lr(read_config([*cosine, "--T_max", "2", "--eta_min", "0.0001"], ""), 1)
+    assert (np.diff(short) <= 0).all() and 0.0001 <= short[-1] < 0.000101, "T_max is max_epoch at least"
+    rates = get_lr(read_config(["--warmup_epochs", "1"], ""), 3)
+    assert rates[[0, 2, 3, 659, 660, 749, 750, 959]] == pytest.approx(
+        [0.001 / 3, 0.001, 0.001, 0.001, 1e-4, 1e-4, 1e-5, 1e-5]
+    )
+
+
+@pytest.mark.parametrize("option", [["--max_epoch", "0"], ["--T_max", "0"], ["--lr", "-1"], ["--warmup_epochs", "-1"]])
+def test_schedules_that_cannot_be(option):
+    with pytest.raises(UsageError, match=option[0][2:]):
+        get_lr(read_config([*option, "--lr_scheduler", "cosine_annealing"], ""), 2)
+
+
+def test_processes_agree_with_the_options():
+    second = Device("Ascend", 1, 1, 2)
+    require_agreement(read_config([], ""), second)
+    require_agreement(read_config(["--rank", "1", "--group_size", "2"], ""), second)
+    for option in (["--rank", "0"], ["--group_size", "8"]):
+        with pytest.raises(UsageError, match=f"{option[0][2:]}={option[1]}: this process is rank 1 of 2"):
+            require_agreement(read_config(option, ""), second)
+    with pytest.raises(UsageError, match="group_size=2: this process is rank 0 of 1"):
+        require_agreement(read_config(["--group_size", "2"], ""), CPU)
+
+
+def test_each_rank_may_save(tmp_path, monkeypatch):
+    third = Device("Ascend", 2, 2, 4)
+    monkeypatch.setattr(Device, "sum", lambda _, values: [2026, 11, 5, 7, 8, 9])  # the first rank's time
+    config = read_config(["--ckpt_path", str(tmp_path)], "")
+    assert saves_checkpoints(config, Device("Ascend", 0, 0, 4)) and not saves_checkpoints(config, third)
+    assert checkpoint_folder(config, third).folder == tmp_path / "2026-11-05_time_07_08_09/ckpt_0"
+    config = config.replace(is_save_on_master=False)
+    assert saves_checkpoints(config, third)
+    folder = checkpoint_folder(config, third)
+    assert folder.folder == tmp_path / "2026-11-05_time_07_08_09/ckpt_2" and folder.prefix == "2" and folder.keep == 5
+
+
+def test_run_that_is_resumed(tmp_path):
+    """auto is the newest run that left a checkpoint; a named one goes on in its own folder, a copied one in a new folder."""
+    for name, file in (("2026-01-02_time_00_00_00", "0-1_8.ckpt"), ("2026-01-01_time_00_00_00", "0-9_72.ckpt"),
+                       ("2026-01-03_time_00_00_00", "0_best.txt"), ("other", "0-1_8.ckpt")):  # fmt: skip
+        (tmp_path / name / "ckpt_0").mkdir(parents=True)
+        (tmp_path / name / "ckpt_0" / file).touch()
+
+    def run_of(resume) -> str:
+        return checkpoint_folder(
+            read_config(["--ckpt_path", str(tmp_path), "--resume", str(resume)], ""), CPU
+        ).folder.parts[-2]
+
+    assert run_of("auto") == "2026-01-02_time_00_00_00"
+    assert run_of(tmp_path / "2026-01-01_time_00_00_00/ckpt_0/0-9_72.ckpt") == "2026-01-01_time_00_00_00"
+    assert run_of(tmp_path / "other/ckpt_0/0-1_8.ckpt") not in [path.name for path in tmp_path.iterdir()]
+
+
+def test_hub():
+    for name in ("yolov3_res2net50", "yolov3_res2net"):
+        network = hub.create_network(name, num_classes=3, width=0.125)
+        assert network.big.output.weight.shape[0] == 3 * (5 + 3)
+    with pytest.raises(NotImplementedError, match="resnet is not implemented"):
+        hub.create_network("resnet")
