@@ -5,7 +5,9 @@
 
 Tasks: `train` is the training step (forward, backward, update) on a fixed batch, `infer` the network, `onnx` its export
 as export.py writes it, in ONNX Runtime at batch 1 and at the full batch, `input` the training input pipeline alone on
-500x375 JPEG files, `ema` the training step with a moving average of the weights.
+500x375 JPEG files, `ema` the training step with a moving average of the weights. The detector yolov3_res2net50 trains
+on fixed boxes, and `infer` and `onnx` decode its outputs; two other scripts measure what is around it: its input pipeline
+(benchmark_detection_data.py) and the way from the decoded outputs to the boxes (benchmark_postprocess.py).
 
 Each side runs in a process of its own. The processes take turns, a few steps each, so that a change of the machine's
 load meets all of them; a figure is the median of all steps, a ratio the median of the rounds' ratios (above 1: faster
@@ -41,6 +43,10 @@ TASKS = ("train", "infer", "onnx", "input", "ema")
 JPEG_FILES, JPEG_SIZE = 512, (500, 375)
 EMA_DECAY = 0.9999
 NO_TORCH = "torch not installed"
+OTHER_SCRIPTS = (
+    "Of the detector yolov3_res2net50 the input pipeline is measured by benchmark_detection_data.py, the post-processing "
+    "by benchmark_postprocess.py."
+)
 HEADINGS = (
     "model", "task", "batch", "images/s", "vs PyTorch", "vs without measures", "peak MB", "first step s", "note",
 )  # fmt: skip
@@ -57,6 +63,7 @@ class Model:
     batch_size: int
     recipe: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    is_detector: bool = False
 
 
 MODELS = {
@@ -66,6 +73,9 @@ MODELS = {
 }
 for name, side in {"tinynet_a": 192, "tinynet_c": 184, "tinynet_e": 106}.items():
     MODELS[name] = Model("tinynet", "src.tinynet", "tinynet", side, 32, "default_config.yaml", {"model": name})
+MODELS["yolov3_res2net50"] = Model(
+    "yolov3_res2net50", "src.yolo", "yolov3_res2net50", 160, 8, "default_config.yaml", is_detector=True
+)
 
 
 @dataclass
@@ -75,7 +85,7 @@ class Row:
     model: str
     task: str
     batch_size: int
-    images_per_second: float
+    images_per_second: float | None
     vs_torch: float | str | None = None
     vs_plain: float | None = None
     peak_mb: float | None = None
@@ -135,6 +145,9 @@ class Benchmark:
                 yield self._row("onnx", sides, note=f"{1e3 * sides['project'].seconds:.1f} ms a batch")
 
     def _input(self) -> Iterator[Row]:
+        if self.model.is_detector:
+            yield Row(self.name, "input", self.batch_size, None, note="see benchmark_detection_data.py")
+            return
         with tempfile.TemporaryDirectory() as folder:
             write_jpegs(Path(folder), max(JPEG_FILES, 4 * self.batch_size))
             sides = self._measure("input", {"project": self._mindspore("input", path=folder)}, path=folder)
@@ -282,7 +295,8 @@ def _tasks(text: str) -> list[str]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Throughput of the models on the CPU, with ratios against PyTorch.")
+    description = "Throughput of the models on the CPU, with ratios against PyTorch."
+    parser = argparse.ArgumentParser(description=description, epilog=OTHER_SCRIPTS)
     add, available = parser.add_argument, len(cores())
     add("--model", choices=[*MODELS, "all"], default="all", help="model to measure (default %(default)s)")
     add("--tasks", type=_tasks, default=list(TASKS), help=f"comma-separated list of {','.join(TASKS)} (default all)")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark_worker import ROOT, Job, serve
+from benchmark_worker import OBJECTS, ROOT, Job, serve
 
 import numpy as np
 
@@ -46,6 +46,45 @@ def build(spec: dict[str, Any]):
     return network, facts
 
 
+def target_rows(spec: dict[str, Any]) -> np.ndarray:
+    """Fixed targets of OBJECTS random boxes an image, (B, max_box, 7 + C) float32."""
+    from src.targets import encode
+
+    random, recipe, side = np.random.RandomState(0), spec["recipe"], spec["image_size"]
+    rows = []
+    for _ in range(spec["batch_size"]):
+        centres, sizes = random.uniform(0, side, (OBJECTS, 2)), random.uniform(side / 20, side / 2, (OBJECTS, 2))
+        boxes = np.clip(np.hstack([centres - sizes / 2, centres + sizes / 2]), 0, side)
+        classes = random.randint(recipe["num_classes"], size=OBJECTS)
+        options = {"anchors": recipe["anchor_scales"], "num_classes": recipe["num_classes"]}
+        rows.append(encode(boxes, classes, (side, side), max_box=recipe["max_box"], **options))
+    return np.stack(rows)
+
+
+def loss_and_targets(spec: dict[str, Any]):
+    """The loss of the specification's task, and fixed targets of a batch."""
+    import mindspore as ms
+    from mindspore import nn
+
+    recipe = spec["recipe"]
+    if spec["is_detector"]:
+        from src.loss import YoloLoss
+        from src.yolo import scales
+
+        return YoloLoss(scales(recipe["anchor_scales"]), recipe["ignore_threshold"]), ms.Tensor(target_rows(spec))
+    labels = ms.Tensor(np.arange(spec["batch_size"]) % recipe["num_classes"], ms.int32)
+    return nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"]), labels
+
+
+def for_inference(network, spec: dict[str, Any]):
+    """The network in evaluation mode, that of a detector with its decoding."""
+    if spec["is_detector"]:
+        from src.yolo import Detector
+
+        network = Detector(network)
+    return network.set_train(False)
+
+
 def train(spec: dict[str, Any]) -> Job:
     """The compiled training step of the project."""
     network, facts = build(spec)
@@ -62,20 +101,19 @@ def train(spec: dict[str, Any]) -> Job:
         {"params": plain, "weight_decay": 0.0},
         {"order_params": parameters},
     ]
-    rates = ms.Tensor(np.full(1 << 16, recipe["lr"] if "opt" in recipe else 0.1, np.float32))
+    rates = ms.Tensor(np.full(1 << 16, recipe["lr"] if "opt" in recipe or spec["is_detector"] else 0.1, np.float32))
     if recipe.get("opt") == "rmsprop":
         from src.optimizer import rmsprop
 
         optimizer = rmsprop(groups, rates, 0.9, recipe["momentum"], recipe["opt_eps"])
     else:
         optimizer = nn.Momentum(groups, rates, recipe["momentum"])
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
+    loss_fn, targets = loss_and_targets(spec)
     step = TrainStep(
         network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"]
     ).set_train()
     images = ms.Tensor(images_of(spec))
-    labels = ms.Tensor(np.arange(spec["batch_size"]) % recipe["num_classes"], ms.int32)
-    return lambda: step(images, labels)[0].asnumpy(), facts
+    return lambda: step(images, targets)[0].asnumpy(), facts
 
 
 def infer(spec: dict[str, Any]) -> Job:
@@ -83,9 +121,13 @@ def infer(spec: dict[str, Any]) -> Job:
     network, facts = build(spec)
     import mindspore as ms
 
-    network.set_train(False)
-    images = ms.Tensor(images_of(spec))
-    return lambda: network(images).asnumpy(), facts
+    network, images = for_inference(network, spec), ms.Tensor(images_of(spec))
+
+    def step() -> list[np.ndarray]:
+        outputs = network(images)
+        return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return step, facts
 
 
 def export(spec: dict[str, Any]) -> Job:
@@ -96,7 +138,7 @@ def export(spec: dict[str, Any]) -> Job:
 
     import mindspore as ms
 
-    network = fold_batch_norm(network.set_train(False))
+    network = for_inference(fold_batch_norm(network.set_train(False)), spec)
     images = ms.Tensor(images_of(spec))
 
     def write() -> None:

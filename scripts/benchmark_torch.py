@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_torch_detector as detector
 from benchmark_worker import Job, serve
 
 import numpy as np
@@ -160,6 +161,7 @@ def tinynet(num_classes: int = 1000, model: str = "tinynet_c") -> nn.Module:
 
 TWINS = {"tinydarknet": tinydarknet, "darknet53": darknet53, "cspdarknet53": cspdarknet53}
 TWINS.update({f"tinynet_{letter}": tinynet for letter in "abcde"})
+TWINS["yolov3_res2net50"] = detector.yolov3_res2net50
 
 
 def build(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor, dict[str, Any]]:
@@ -174,6 +176,15 @@ def build(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor, dict[str, Any]
     return network, images, {"images": len(images), "parameters": parameters, "torch": torch.__version__}
 
 
+def loss_and_targets(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor]:
+    """The loss of the specification's task, and fixed targets of a batch."""
+    if spec["is_detector"]:
+        return detector.loss_and_rows(spec)
+    recipe = spec["recipe"]
+    labels = torch.arange(spec["batch_size"]) % recipe["num_classes"]
+    return nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"]), labels
+
+
 def train(spec: dict[str, Any]) -> Job:
     """The training step in eager mode."""
     network, images, facts = build(spec)
@@ -186,14 +197,15 @@ def train(spec: dict[str, Any]) -> Job:
         options = {"alpha": 0.9, "momentum": recipe["momentum"], "eps": recipe["opt_eps"]}
         optimizer = torch.optim.RMSprop(groups, lr=recipe["lr"], **options)
     else:
-        optimizer = torch.optim.SGD(groups, lr=0.1, momentum=recipe["momentum"])
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe["label_smooth_factor"])
-    labels = torch.arange(len(images)) % recipe["num_classes"]
+        optimizer = torch.optim.SGD(
+            groups, lr=recipe["lr"] if spec["is_detector"] else 0.1, momentum=recipe["momentum"]
+        )
+    loss_fn, targets = loss_and_targets(spec)
     network.train()
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_fn(network(images), labels)
+        loss = loss_fn(network(images), targets)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -202,15 +214,12 @@ def train(spec: dict[str, Any]) -> Job:
 
 
 def infer(spec: dict[str, Any]) -> Job:
-    """The network in evaluation mode."""
+    """The network in evaluation mode, that of a detector with its decoding."""
     network, images, facts = build(spec)
+    if spec["is_detector"]:
+        network = detector.Detector(network, spec["recipe"]["anchor_scales"])
     network.eval()
-
-    def step() -> np.ndarray:
-        with torch.inference_mode():
-            return network(images).numpy()
-
-    return step, facts
+    return torch.inference_mode()(lambda: network(images)), facts
 
 
 class Pictures(torch.utils.data.Dataset):

@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_SECONDS = 10.0  # a slow side does fewer steps a round, at least one
+OBJECTS = 7  # boxes of each training image of a detector
 
 Step = Callable[[], Any]
 Job = tuple[Step, dict[str, Any]]

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import benchmark
-from benchmark_worker import BenchmarkError, Side, Worker
+from benchmark_worker import OBJECTS, BenchmarkError, Side, Worker
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -181,7 +182,7 @@ def test_registered_model_exists(name):
 @pytest.mark.parametrize("name", sorted(benchmark.MODELS))
 def test_twin_has_as_many_weights_as_the_network(name):
     twins = pytest.importorskip("benchmark_torch").TWINS
-    weights = sum(parameter.numel() for parameter in twins[name]().parameters())
+    weights = sum(parameter.numel() for parameter in twins[name](**benchmark.MODELS[name].arguments).parameters())
     program = (
         "import json, sys; from benchmark_mindspore import build;"
         "print('weights', build(json.loads(sys.argv[1]))[1]['parameters'])"
@@ -190,6 +191,84 @@ def test_twin_has_as_many_weights_as_the_network(name):
     command = [sys.executable, "-c", program, json.dumps(spec)]
     result = subprocess.run(command, cwd=benchmark.ROOT / "scripts", capture_output=True, text=True, timeout=120)
     assert f"weights {weights}" in result.stdout, result.stderr
+
+
+def detector_spec(**more):
+    """Specification of a small task of the detector."""
+    model = benchmark.MODELS["yolov3_res2net50"]
+    recipe = {**benchmark.read_recipe(benchmark.ROOT / model.folder / model.recipe), "num_classes": 3, "max_box": 12}
+    spec = {**asdict(model), "name": "yolov3_res2net50", "recipe": recipe, "batch_size": 2, "image_size": 64}
+    return {**spec, "threads": 2, "measures": True, "ema_decay": 0.0, **more}
+
+
+PROJECT_LOSS = """
+import json, sys
+import numpy as np
+from benchmark_mindspore import loss_and_targets, prepare
+
+spec = json.loads(sys.argv[1])
+prepare(spec)
+import mindspore as ms
+from src.yolo import Decode, scales
+
+loss_fn, rows = loss_and_targets(spec)
+maps = [ms.Tensor(array) for array in np.load(spec["maps"]).values()]
+
+def forward(big, medium, small):
+    return loss_fn((big, medium, small), rows)
+
+loss, gradients = ms.value_and_grad(forward, (0, 1, 2))(*maps)
+decoded = [Decode(*scale)(raw) for scale, raw in zip(scales(spec["recipe"]["anchor_scales"]), maps)]
+arrays = {f"gradient{index}": array.asnumpy() for index, array in enumerate(gradients)}
+arrays.update({f"decoded{index}": array.asnumpy() for index, array in enumerate(decoded)})
+np.savez(spec["path"], loss=loss.asnumpy(), rows=rows.asnumpy(), **arrays)
+"""
+
+
+def test_both_sides_have_the_loss_and_the_decoding_of_the_detector(tmp_path):
+    detector, torch = pytest.importorskip("benchmark_torch_detector"), pytest.importorskip("torch")
+    random = np.random.RandomState(0)
+    arrays = [random.standard_normal((2, 3 * (5 + 3), side, side)).astype(np.float32) for side in (2, 4, 8)]
+    spec = detector_spec(maps=str(tmp_path / "maps.npz"), path=str(tmp_path / "project.npz"))
+    np.savez(spec["maps"], *arrays)
+    (tmp_path / "loss.py").write_text(PROJECT_LOSS)  # a graph needs its source in a file
+    environment = {**os.environ, "PYTHONPATH": str(benchmark.ROOT / "scripts")}
+    command = [sys.executable, str(tmp_path / "loss.py"), json.dumps(spec)]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    project = np.load(spec["path"])
+    maps = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    loss_fn, rows = detector.loss_and_rows(spec)
+    assert rows.shape == project["rows"].shape and rows.numpy().dtype == project["rows"].dtype
+    loss = loss_fn(maps, torch.from_numpy(project["rows"]))
+    loss.backward()
+    assert loss.item() == pytest.approx(float(project["loss"]), rel=1e-5)
+    with torch.no_grad():
+        decoded = detector.Detector(lambda images: maps, spec["recipe"]["anchor_scales"])(None)
+    for index, raw in enumerate(maps):
+        np.testing.assert_allclose(raw.grad.numpy(), project[f"gradient{index}"], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(decoded[index].numpy(), project[f"decoded{index}"], rtol=1e-5, atol=1e-6)
+
+
+def test_target_rows_of_the_twin_are_in_the_cells_of_their_boxes():
+    detector = pytest.importorskip("benchmark_torch_detector")
+    rows = detector.random_rows(batch=3, side=64, num_classes=5, max_box=9).numpy()
+    assert rows.shape == (3, 9, 7 + 5) and (rows[:, OBJECTS:, 0] == -1).all() and not rows[:, OBJECTS:, 1:].any()
+    for cell, anchor, x, y, w, h, weight, *classes in rows[:, :OBJECTS].reshape((-1, 7 + 5)):
+        before, side = next((before, side) for before, side in ((20, 8), (4, 4), (0, 2)) if cell >= before)
+        assert cell == before + int(y * side) * side + int(x * side) and anchor in (0, 1, 2)
+        assert 0 < w < 1 and 0 < h < 1 and weight == 1 and sorted(classes) == [0, 0, 0, 0, 1]
+
+
+def test_input_of_the_detector_is_left_to_its_own_script(capsys):
+    options = SimpleNamespace(tasks=["input"], batch_size=None)
+    (row,) = benchmark.Benchmark("yolov3_res2net50", options, has_torch=True).rows()
+    assert row.cells()[1:4] == ("input", "8", "-") and row.note == "see benchmark_detection_data.py"
+    with pytest.raises(SystemExit):
+        benchmark.parse(["--help"])
+    text = capsys.readouterr().out
+    for name in ("benchmark_detection_data.py", "benchmark_postprocess.py"):
+        assert name in text and (benchmark.ROOT / "scripts" / name).is_file()
 
 
 def test_number_of_classes_has_one_name(tmp_path):

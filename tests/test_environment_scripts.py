@@ -349,6 +349,6 @@ def test_quickstart_help(machine):
     assert machine.calls() == []
 
 
-@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh", "environment.sh", "../.ci/run"])
+@pytest.mark.parametrize("name", ["quickstart.sh", "modelarts_local.sh", "test.sh", "environment.sh", "../.ci/run"])
 def test_scripts_are_executable(name):
     assert os.access(ROOT / "scripts" / name, os.X_OK)

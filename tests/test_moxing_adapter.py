@@ -10,8 +10,10 @@ import zipfile
 from pathlib import Path
 
 from model_utils import moxing_adapter
+from model_utils.callbacks import Position
 from model_utils.config import Config, DataError, UsageError
-from model_utils.moxing_adapter import checkpoint_file, data_dir, job, local_rank, unzip_dataset, upload
+from model_utils.logger import get_logger, init_logger
+from model_utils.moxing_adapter import Upload, checkpoint_file, data_dir, job, local_rank, unzip_dataset, upload
 
 import pytest
 
@@ -64,6 +66,7 @@ class Place:
             "output_path": str(self.root / "cache" / "train"),
             "load_path": str(self.root / "cache" / "checkpoint"),
             "modelarts_dataset_unzip_name": "",
+            "upload_interval": 0,
             "train_data_dir": "./data",
             "checkpoint_path": "given.ckpt",
         }
@@ -154,6 +157,57 @@ def test_upload_while_the_block_runs(place):
         assert place.results() == ["epoch1.ckpt"]
 
 
+def epochs_with_upload(place, events, position=None, epochs=5, **changes):
+    """Run a job of some epochs; returns after which of them the results were there."""
+    position, seen = position or Position(10), []
+    with job(place.config(**changes), use_local_data) as config:
+        callback = Upload(config, position, epochs, lambda: events.append("barrier"))
+        while position.epoch <= epochs:
+            position.step = position.steps_per_epoch
+            (Path(config.output_path) / f"epoch{position.epoch}.txt").touch()
+            callback.on_train_epoch_end(None)
+            if f"epoch{position.epoch}.txt" in place.results():
+                seen.append(position.epoch)
+            position.epoch += 1
+    return seen
+
+
+@pytest.mark.parametrize(("interval", "epochs", "expected"), [(0, 5, []), (1, 3, [1, 2]), (2, 5, [2, 4]), (9, 5, [])])
+def test_upload_every_few_epochs(place, interval, epochs, expected):
+    events = []
+    assert epochs_with_upload(place, events, epochs=epochs, upload_interval=interval) == expected
+    assert events == ["barrier"] * len(expected), "the other ranks are waited for"
+    assert len(place.copies()) == 2 + len(expected) and len(place.results()) == epochs
+
+
+def test_upload_interval_counts_epochs_of_the_whole_run(place):
+    assert epochs_with_upload(place, [], Position(10, epoch=4), epochs=7, upload_interval=3) == [6]
+
+
+@pytest.mark.parametrize("changes", [{"enable_modelarts": False}, {"train_url": ""}], ids=str)
+def test_no_upload_elsewhere(place, changes):
+    Path(place.config().output_path).mkdir(parents=True)
+    events = []
+    assert epochs_with_upload(place, events, upload_interval=1, **changes) == [] and events == []
+
+
+def test_no_upload_of_an_epoch_that_is_cut_short(place):
+    events = []
+    Upload(place.config(upload_interval=1), Position(10, 1, 7), 5, lambda: events.append(1)).on_train_epoch_end(None)
+    assert place.copies() == [] and events == []
+
+
+def test_failed_upload_between_epochs_is_a_warning(place, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_MOXING_FAIL", "train")
+    with job(place.config(upload_interval=1), use_local_data) as config:
+        Upload(config, Position(10, epoch=1, step=10), 5, lambda: None).on_train_epoch_end(None)
+        warning = capsys.readouterr().err
+        monkeypatch.setenv("FAKE_MOXING_FAIL", "")
+        (Path(config.output_path) / "late.txt").touch()
+    assert warning.startswith("warning: copying ") and "storage refuses train; training goes on" in warning
+    assert place.results() == ["late.txt"]
+
+
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(143)], ids=repr)
 @pytest.mark.parametrize("fail", ["", "train"])
 def test_results_go_out_after_an_error_and_the_error_stays(place, monkeypatch, capsys, error, fail):
@@ -164,6 +218,26 @@ def test_results_go_out_after_an_error_and_the_error_stays(place, monkeypatch, c
     assert caught.value is error
     assert place.results() == ([] if fail else ["log.txt"])
     assert ("storage refuses train" in capsys.readouterr().err) == bool(fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DataError("the loss is nan"), ["the job failed: DataError: the loss is nan"]),
+        (ValueError("bad"), ["the job failed: ValueError: bad", "Traceback (most recent call last):"]),
+        (KeyboardInterrupt(), []),
+    ],
+    ids=repr,
+)
+def test_the_log_that_goes_out_says_why(place, error, expected):
+    with pytest.raises(type(error)), job(place.config(), use_local_data) as config:
+        init_logger(config.output_path, "train.log")
+        raise error
+    for handler in list(get_logger().handlers):
+        get_logger().removeHandler(handler)
+        handler.close()
+    lines = (place.storage / "bucket/train/train.log").read_text().splitlines()
+    assert lines[:2] == expected and (len(lines) == len(expected) or "raise error" in "".join(lines))
 
 
 def test_error_of_adapt_reaches_the_caller(place):
@@ -205,6 +279,15 @@ def test_address_of_another_kind(place, key):
         job(place.config(**{key: "/data"}), use_local_data),
     ):
         pass
+
+
+def test_upload_interval_below_zero(place):
+    with (
+        pytest.raises(UsageError, match="upload_interval=-1: 0 .only at the end. or more is accepted"),
+        job(place.config(upload_interval=-1), use_local_data),
+    ):
+        pass
+    assert place.copies() == []
 
 
 def test_outside_of_modelarts(place, monkeypatch):
@@ -255,6 +338,17 @@ def test_missing_zip_file(place):
         job(place.config(modelarts_dataset_unzip_name="flowers"), use_local_data),
     ):
         pass
+
+
+def test_job_without_data_does_not_ask_for_the_zip_file(place):
+    """An export: the recipe names a zip file for training; where one lies there, it is unpacked all the same."""
+    config = place.config(data_url="", modelarts_dataset_unzip_name="flowers")
+    with job(config, use_local_data):
+        pass
+    Path(config.data_path).mkdir(parents=True)
+    packed(Path(config.data_path, "flowers.zip"), {"cat/0.jpg": "picture"})
+    with job(config, use_local_data):
+        assert Path(data_dir(config), "cat", "0.jpg").read_text() == "picture"
 
 
 # ---- several ranks -------------------------------------------------------------------------------------------------
@@ -380,6 +474,22 @@ def test_termination_while_the_first_rank_waits(place):
     assert finish(first)[0][0] == 143 and place.results() == ["rank0.txt", "rank1.txt"]
     hanging.kill()
     finish(hanging)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_termination_before_the_block_leaves_nothing(place, rank):
+    """While the first rank copies, and while another one waits for it."""
+    process = place.start(rank, 2, FAKE_MOXING_SECONDS="60", FAILURE_WAIT="0.2")
+    while not (place.copies() if rank == 0 else list(place.temporary.glob("*/rank1"))):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == [(143, "")] and not list(place.temporary.iterdir())
+
+
+def test_signals_are_the_callers_again_in_the_block(place):
+    handler = signal.getsignal(signal.SIGTERM)
+    with job(place.config(), use_local_data):
+        assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def killed_job(place):

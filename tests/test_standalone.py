@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def run(folder: Path, cwd: Path, program: str, *arguments) -> str:
 
 
 def test_there_are_folders():
-    assert {"tinydarknet", "darknet53", "cspdarknet53", "tinynet"} <= set(FOLDERS)
+    assert {"tinydarknet", "darknet53", "cspdarknet53", "tinynet", "yolov3_res2net50"} <= set(FOLDERS)
 
 
 def taken_alone(name: str, tmp_path: Path) -> tuple[Path, Path]:
@@ -148,4 +149,31 @@ def test_tinydarknet_alone(digits, tmp_path):
         digits / "pictures/label.txt",
     )
     assert "'top_1_accuracy': " in text
+    assert files(folder) == before, "a program wrote into the folder"
+
+
+def test_detector_alone(tmp_path):
+    """Training on a data set in COCO's layout, then everything that is done with the weights, from another directory."""
+    from coco_digits import write_coco
+
+    folder, cwd = taken_alone("yolov3_res2net50", tmp_path)
+    before, data = files(folder), tmp_path / "coco"
+    write_coco(data, train=8, val=3, size=64)
+    cpu, size = "--device_target=CPU", ["--training_shape=64", "--testing_shape=64"]
+    small = ["--width_multiplier=0.125", "--per_batch_size=4", "--max_epoch=1", "--eval_interval=1"]
+    run(folder, cwd, "train.py", "--is_distributed=0", f"--data_dir={data}", cpu, *size, *small)
+    (best,) = cwd.glob("outputs/*/ckpt_0/0_best.ckpt")
+    text = run(folder, cwd, "eval.py", f"--data_dir={data}", f"--pretrained={best}", cpu)
+    assert len(re.findall(r"^ Average (?:Precision|Recall)  .* = -?\d\.\d{3}$", text, re.MULTILINE)) == 12
+    found = []
+    for file_format in ("MINDIR", "ONNX"):
+        run(folder, cwd, "export.py", cpu, "--ckpt_file", best, "--file_format", file_format, "--file_name", "model")
+        model = ["--model_file", f"model.{file_format.lower()}", "--score_threshold=0.001"]
+        run(folder, cwd, "infer.py", cpu, *model, "--input", data / "val2017", "--output_dir", file_format)
+        found.append(json.loads((cwd / file_format / "detections.json").read_text())["pictures"])
+        results = ["--result_path", f"{file_format}/result_Files", "--data_dir", data]
+        assert "=============coco eval result=========" in run(folder, cwd, "postprocess.py", *results)
+    ids = [[picture["image_id"] for picture in pictures] for pictures in found]
+    assert ids == [[1, 2, 3], [1, 2, 3]]
+    assert all((cwd / file_format / "annotated" / "000000000001.png").is_file() for file_format in ("MINDIR", "ONNX"))
     assert files(folder) == before, "a program wrote into the folder"

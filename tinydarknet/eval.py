@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def adapt_paths(config: Config) -> Config:
-    """Where a ModelArts job finds its data; the checkpoint is given relative to this file."""
-    data = Path(moxing_adapter.data_dir(config))
+    """Where a ModelArts job finds its data; without checkpoint_url, checkpoint_path is relative to this file."""
+    data, path = Path(moxing_adapter.data_dir(config)), str(FOLDER / config.checkpoint_path)
     return config.replace(
         val_data_dir=str(data / "val" if (data / "val").is_dir() else data),
-        checkpoint_path=str(FOLDER / config.checkpoint_path),
+        checkpoint_path=moxing_adapter.checkpoint_file(config) if config.checkpoint_url else path,
         run_dir=config.output_path,
     )
 

@@ -28,9 +28,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def adapt_paths(config: Config) -> Config:
-    """Where a ModelArts job leaves its results; the checkpoint is given relative to this file."""
+    """Where a ModelArts job leaves its results; without checkpoint_url, checkpoint_path is relative to this file."""
     names = {key: str(Path(config.output_path) / config[key]) for key in ("file_name", "onnx_filename", "air_filename")}
-    return config.replace(checkpoint_path=str(FOLDER / config.checkpoint_path), **names)
+    path = moxing_adapter.checkpoint_file(config) if config.checkpoint_url else str(FOLDER / config.checkpoint_path)
+    return config.replace(checkpoint_path=path, **names)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 # Train on the Ascend devices of a rank table, device i in the folder train_parallel<i> of the current directory.
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train.sh [RANK_TABLE_FILE] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
-       DEVICE_NUM=N bash run_distribute_train.sh [DATA_DIR] (option)[PATH_CHECKPOINT] --device_target CPU [OPTIONS]
+       DEVICE_NUM=N bash run_distribute_train.sh [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
 DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. Training
-starts from the weights of PATH_CHECKPOINT, if it is given. On a CPU msrun starts the processes, all in
-train_parallel0; there a rank table may be given too, instead of DEVICE_NUM.
+starts from the weights of PATH_CHECKPOINT, if it is given. Without a rank table msrun starts DEVICE_NUM processes, all
+in train_parallel0; so it does with --device_target CPU, where a rank table may be given instead of DEVICE_NUM.
 Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIND_CORES (0: do not bind each device's
 process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end after one has died,
-default: 10); the defaults HCCL_CONNECT_TIMEOUT=600, DEPLOY_MODE=0 and GE_USE_STATIC_MEMORY=1 are set where unset."
+default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and
+WORKER_NUM (processes of all servers); the defaults HCCL_CONNECT_TIMEOUT=600, DEPLOY_MODE=0 and GE_USE_STATIC_MEMORY=1 are set where unset."
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -19,8 +20,8 @@ has_rank_table() {
 
 parse_arguments "$@"
 target="$(option_value device_target)"
-if [[ -z "$target" || "$target" == Ascend ]]; then
-    target=Ascend
+target="${target:-Ascend}"
+if [[ "$target" == Ascend && -z "${DEVICE_NUM:-}" ]]; then
     tables=1
     expect_arguments 2 3
 else
@@ -44,7 +45,7 @@ fi
 export HCCL_CONNECT_TIMEOUT="${HCCL_CONNECT_TIMEOUT:-600}"
 export DEPLOY_MODE="${DEPLOY_MODE:-0}" GE_USE_STATIC_MEMORY="${GE_USE_STATIC_MEMORY:-1}"
 ENV_LOG_NAMES+=" DEPLOY_MODE GE_USE_STATIC_MEMORY"
-if [[ "$target" == Ascend ]]; then
+if [[ "$target" == Ascend && "$tables" == 1 ]]; then
     run_rank_table_job train_parallel log.txt "$rank_table"
 else
     if ((tables)); then read_rank_table "$rank_table"; fi

@@ -14,6 +14,8 @@ from .model_utils.device_adapter import Device
 from .model_utils.logger import get_logger
 
 METRIC = "top_1_accuracy"  # decides which weights of a training are the best
+LOSS_UNIT = 2.0**-40  # losses are summed as whole multiples of it: exactly, so that no order of them counts
+DIGIT_BITS, DIGITS = 12, 18  # of numbers that ranks add; 4,096 ranks stay below 2 ** 24
 
 
 class Totals(NamedTuple):
@@ -63,7 +65,7 @@ def evaluate(
     Raises:
         DataError: logits that are not finite, or another number of images than expected.
     """
-    totals = np.zeros(4)
+    totals = [0, 0, 0, 0]
     for images, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
         (logits,) = predict(network, images, batch_size)
         if not np.isfinite(logits).all():
@@ -71,14 +73,28 @@ def evaluate(
         order = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (n, min(5, classes))
         hits = order == labels[:, None]
         losses = cross_entropy(logits, labels, smoothing)
-        totals += (len(labels), hits[:, 0].sum(), hits.any(axis=1).sum(), losses.sum())
-    *counts, loss = device.sum(totals.tolist())
-    images, top_1, top_5 = (int(count) for count in counts)
+        units = sum(round(float(loss) / LOSS_UNIT) for loss in losses)
+        counts = (len(labels), int(hits[:, 0].sum()), int(hits.any(axis=1).sum()), units)
+        totals = [total + count for total, count in zip(totals, counts)]
+    images, top_1, top_5, units = exact_sums(totals, device)
     if images != expected:
         raise DataError(
             f"{images} images were evaluated, the data set has {expected}; this is a fault of the data pipeline"
         )
-    return Totals(images, top_1, top_5, loss)
+    return Totals(images, top_1, top_5, units * LOSS_UNIT)
+
+
+def exact_sums(numbers: list[int], device: Device) -> list[int]:
+    """The sums over all ranks of integers of 0 or more, without the rounding of `Device.sum`.
+
+    Args:
+        numbers: each below 2 ** (DIGIT_BITS * DIGITS): 10 ** 14 losses of the largest float32 are.
+        device: rank and size.
+    """
+    shifts, mask = range(0, DIGIT_BITS * DIGITS, DIGIT_BITS), (1 << DIGIT_BITS) - 1
+    digits = device.sum([float(number >> shift & mask) for number in numbers for shift in shifts])
+    rows = np.reshape(digits, (len(numbers), DIGITS))
+    return [sum(int(digit) << shift for digit, shift in zip(row, shifts)) for row in rows]
 
 
 def validation_metrics(config: Config, network: Callable, device: Device, class_names: list[str]) -> dict[str, float]:

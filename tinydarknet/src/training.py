@@ -18,7 +18,7 @@ from .evaluation import METRIC, validation_metrics
 from .finetuning import freeze
 from .inference import description, refuse_other_network
 from .lr_scheduler import get_lr
-from .model_utils import checkpoint
+from .model_utils import checkpoint, moxing_adapter
 from .model_utils.callbacks import Evaluate, Interrupt, Position, Progress, SaveCheckpoint
 from .model_utils.config import Config, DataError, UsageError
 from .model_utils.dataset_checks import data_error, require_steps
@@ -159,7 +159,9 @@ class Training:
         optimizer = create_optimizer(config, self.network, self.learning_rates)
         self.train_step = create_train_step(config, self.network, create_loss(config), optimizer, device)
         self.folder, self.saves = checkpoint_folder(config, device), saves_checkpoints(config, device)
-        self.metadata = {**self.about, "steps_per_epoch": self.steps, "config": config.to_dict()}
+        self.metadata = {
+            **self.about, "steps_per_epoch": self.steps, "devices": device.size, "config": config.to_dict()
+        }  # fmt: skip
         self.position = Position(self.steps)
         # Looking at the loss waits for the device; on a CPU that costs nothing.
         self.fetch_interval = 1 if device.target == "CPU" else config.log_interval
@@ -196,11 +198,15 @@ class Training:
             )
 
     def _report_changes(self, metadata: dict[str, Any], path: Path) -> None:
+        before, now = metadata.get("devices", self.device.size), self.device.size
         if metadata["steps_per_epoch"] != self.steps:
+            numbers = f" ({before} then, {now} now)" if before != now else ""
             raise DataError(
                 f"checkpoint {path} was written with {metadata['steps_per_epoch']} steps an epoch, this run has {self.steps}: "
-                "another data set, batch size or number of devices; resume with those of the checkpoint"
+                f"another data set, batch size or number of devices{numbers}; resume with those of the checkpoint"
             )
+        if before != now:
+            self.logger.info("differs from the run that is resumed: devices were %d, are %d", before, now)
         for key, value in self.config.to_dict().items():
             before = metadata["config"].get(key, value)
             if before != value and key != "resume":
@@ -299,6 +305,7 @@ class Training:
                     config.get("save_checkpoint_steps"),
                 )
             )
+        callbacks.append(moxing_adapter.Upload(config, at, self.epochs, self.device.barrier))
         return callbacks
 
     def _evaluate(self) -> dict[str, float]:

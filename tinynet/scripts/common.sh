@@ -31,7 +31,7 @@ Environment: PYTHON (interpreter, default: python), LAUNCH_CHECK_SECONDS (how lo
 
 # No variable that may hold a token or a password belongs in this list.
 ENV_LOG_NAMES="DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM SERVER_ID RANK_TABLE_FILE MASTER_ADDR MASTER_PORT NODE_RANK
-    WORKER_NUM LAUNCHER BIND_CORES LAUNCH_CHECK_SECONDS LAUNCH_KILL_SECONDS PYTHON PYTHONPATH PATH LD_LIBRARY_PATH
+    WORKER_NUM MS_NODE_TIMEOUT LAUNCHER BIND_CORES LAUNCH_CHECK_SECONDS LAUNCH_KILL_SECONDS PYTHON PYTHONPATH PATH LD_LIBRARY_PATH
     LD_PRELOAD VIRTUAL_ENV CONDA_PREFIX CUDA_HOME CUDA_VISIBLE_DEVICES ASCEND_HOME_PATH ASCEND_OPP_PATH
     ASCEND_RT_VISIBLE_DEVICES HCCL_CONNECT_TIMEOUT HCCL_IF_IP GLOG_v ONEDNN_MAX_CPU_ISA OMP_NUM_THREADS"
 
@@ -501,6 +501,8 @@ msrun_command() {
         [[ -n "${MASTER_ADDR:-}" ]] || die "MASTER_ADDR (address of the first server) must be set for several servers"
         (((NODE_RANK + 1) * $3 <= WORKER_NUM)) || die "NODE_RANK=$NODE_RANK is too large for WORKER_NUM=$WORKER_NUM"
         command+=(--node_rank "$NODE_RANK")
+        # Seconds after which a server that is silent counts as dead; the default of 30 ends the others after 50.
+        export MS_NODE_TIMEOUT="${MS_NODE_TIMEOUT:-20}"
     elif [[ -z "${MASTER_PORT:-}" ]]; then
         port="$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])')"
     fi

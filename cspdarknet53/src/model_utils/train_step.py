@@ -30,8 +30,12 @@ class ExponentialMovingAverage(nn.Cell):
         )
 
     def construct(self):
-        for i in range(len(self.weights)):
-            ops.assign_add(self.averages[i], self.rate * (self.weights[i] - self.averages[i]))
+        return for_each(ops.partial(approach, Tensor(self.rate, ms.float32)), self.averages, self.weights)
+
+
+def approach(rate: Tensor, average: Parameter, weight: Parameter) -> Tensor:
+    """Move an average towards its weight by a share of the distance."""
+    return ops.assign_add(average, rate.astype(weight.dtype) * (weight - average))
 
 
 for_each = ops.HyperMap()  # over tuples; loops over them take several times as long to compile

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import sys
 import tempfile
@@ -24,7 +25,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mindspore.train import Callback, RunContext
+
+from .callbacks import Position
 from .config import Config, DataError, UsageError
+from .logger import get_logger
 
 TIMEOUT = 7200.0  # seconds until a rank gives up waiting for the data
 END_WAIT, FAILURE_WAIT = 600.0, 10.0  # seconds that the first rank waits for the others at the end, and after a failure
@@ -41,26 +46,28 @@ def job(config: Config, adapt: Callable[[Config], Config], timeout: float = TIME
 
     Args:
         config: with the ModelArts keys (enable_modelarts, data_url, train_url, checkpoint_url, data_path, output_path,
-            load_path, modelarts_dataset_unzip_name).
+            load_path, modelarts_dataset_unzip_name, upload_interval).
         adapt: called when the data is there; replaces paths by local ones, see `data_dir` and `checkpoint_file`.
         timeout: seconds until a rank gives up waiting for the data, and the first rank for the start of the others.
 
     Raises:
-        UsageError: an address that is not one of object storage.
+        UsageError: an address that is not one of object storage, an upload_interval below 0.
         DataError: moxing is missing, a copy failed, a zip file is refused, or another rank failed or did not come.
     """
     if not config.enable_modelarts or os.environ.get("MS_ROLE") == "MS_SCHED":  # msrun's scheduler is no rank
         yield config
         return
-    _check_addresses(config)
+    _check_options(config)
     ranks = _Ranks(config)
     try:
-        ranks.once(lambda: _bring_in(config), timeout)
+        with _exit_on_sigterm():
+            ranks.once(lambda: _bring_in(config), timeout)
         Path(config.output_path).mkdir(parents=True, exist_ok=True)
         try:
             yield adapt(config)
             ranks.wait_for_others(END_WAIT)
-        except BaseException:
+        except BaseException as failure:
+            _log(failure)
             ranks.wait_for_others(FAILURE_WAIT)
             try:
                 upload(config)
@@ -81,6 +88,40 @@ def upload(config: Config) -> None:
     if config.enable_modelarts and config.train_url and on_server == 0:
         address = config.train_url.rstrip("/") + (f"/rank_{rank}" if rank else "")
         _copy("copy_parallel", config.output_path, address)
+
+
+def _log(failure: BaseException) -> None:
+    """Have the log that goes out say why the job ended; the program prints it later."""
+    if isinstance(failure, Exception) and get_logger().handlers:
+        trace = None if isinstance(failure, (UsageError, DataError)) else failure
+        get_logger().error("the job failed: %s: %s", type(failure).__name__, failure, exc_info=trace)
+
+
+class Upload(Callback):
+    """Uploads every `upload_interval` epochs what a ModelArts job has written so far; 0: never, and nothing elsewhere.
+
+    It goes behind the callbacks that write. A failure is a warning: the next upload, or that at the end, tries again.
+
+    Args:
+        config: of the job.
+        position: where the run is.
+        epochs: of the whole run; after the last one comes the upload of `job`.
+        barrier: waits for the other ranks, which may be writing.
+    """
+
+    def __init__(self, config: Config, position: Position, epochs: int, barrier: Callable[[], None]):
+        self.config, self.position, self.epochs, self.barrier = config, position, epochs, barrier
+        self.interval = config.upload_interval if config.enable_modelarts and config.train_url else 0
+
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
+        at = self.position
+        if not self.interval or at.epoch % self.interval or at.epoch == self.epochs or at.step < at.steps_per_epoch:
+            return
+        self.barrier()
+        try:
+            upload(self.config)
+        except DataError as error:
+            _warn(f"{error}; training goes on")
 
 
 def data_dir(config: Config) -> str:
@@ -185,10 +226,36 @@ def _extract(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
             print(f"unzip {name}: {10 * tenths}%", flush=True)
 
 
-def _check_addresses(config: Config) -> None:
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM is a SystemExit, so that what has been begun is cleared away.
+
+    Not while the block of a job runs: a rank that hangs in a collective would not come to its handler.
+    """
+    owner = os.getpid()
+
+    def leave(number: int, _frame: object) -> None:
+        if os.getpid() != owner:  # a process that moxing has forked
+            os._exit(128 + number)
+        sys.exit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not in the main thread: the caller owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None stands for a handler that is not Python's
+
+
+def _check_options(config: Config) -> None:
     for key in ("data_url", "train_url", "checkpoint_url"):
         if config[key] and not config[key].startswith(("s3://", "obs://")):
             raise UsageError(f"{key}={config[key]}: an address s3://... or obs://... is accepted")
+    if config.upload_interval < 0:
+        raise UsageError(f"upload_interval={config.upload_interval}: 0 (only at the end) or more is accepted")
     if not config.train_url:
         _warn(f"train_url is empty: the results stay in {config.output_path}")
 
@@ -213,8 +280,10 @@ def _bring_in(config: Config) -> None:
             _copy("copy_parallel", address, folder)
         else:
             _copy("copy", address, os.path.join(folder, address.rsplit("/", 1)[1]))
-    if config.modelarts_dataset_unzip_name:
-        unzip_dataset(data_dir(config) + ".zip", data_dir(config))
+    packed = data_dir(config) + ".zip"
+    # An export needs no data: without data_url, a recipe may name a zip file that is not there.
+    if config.modelarts_dataset_unzip_name and (config.data_url or os.path.exists(packed)):
+        unzip_dataset(packed, data_dir(config))
 
 
 def _copy(function: str, source: str, target: str) -> None:

@@ -2,9 +2,9 @@
 """Checkpoints: written whole or not at all, kept N, resumed from, and loaded with a report of what fitted.
 
 A file holds parameters and the metadata, a JSON text as bytes: {"network": what builds it, "input": what it was trained
-for, "class_names", and for a training state "epoch", "step", "steps_per_epoch", "config"}. The weights of a training
-state have the network's plain names, so that evaluation and export read both kinds; the rest (optimizer, moving
-average, loss scale) carries a prefix.
+for, "class_names", and for a training state "epoch", "step", "steps_per_epoch", "devices", "config"}. The weights of a
+training state have the network's plain names, so that evaluation and export read both kinds; the rest (optimizer,
+moving average, loss scale) carries a prefix.
 """
 
 from __future__ import annotations

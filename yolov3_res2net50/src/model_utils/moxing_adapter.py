@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mindspore.train import Callback, RunContext
+
 from .callbacks import Position
 from .config import Config, DataError, UsageError
-
-from mindspore.train import Callback, RunContext
+from .logger import get_logger
 
 TIMEOUT = 7200.0  # seconds until a rank gives up waiting for the data
 END_WAIT, FAILURE_WAIT = 600.0, 10.0  # seconds that the first rank waits for the others at the end, and after a failure
@@ -65,7 +66,8 @@ def job(config: Config, adapt: Callable[[Config], Config], timeout: float = TIME
         try:
             yield adapt(config)
             ranks.wait_for_others(END_WAIT)
-        except BaseException:
+        except BaseException as failure:
+            _log(failure)
             ranks.wait_for_others(FAILURE_WAIT)
             try:
                 upload(config)
@@ -86,6 +88,13 @@ def upload(config: Config) -> None:
     if config.enable_modelarts and config.train_url and on_server == 0:
         address = config.train_url.rstrip("/") + (f"/rank_{rank}" if rank else "")
         _copy("copy_parallel", config.output_path, address)
+
+
+def _log(failure: BaseException) -> None:
+    """Have the log that goes out say why the job ended; the program prints it later."""
+    if isinstance(failure, Exception) and get_logger().handlers:
+        trace = None if isinstance(failure, (UsageError, DataError)) else failure
+        get_logger().error("the job failed: %s: %s", type(failure).__name__, failure, exc_info=trace)
 
 
 class Upload(Callback):

@@ -1,0 +1,220 @@
+"""Several processes against one: weights after each step, shards, collectives, evaluation; through the launchers' functions.
+
+The jobs run tests/distributed_worker.py, started by run_cluster_job of utils/launchers/common.sh with the real msrun.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = Path(__file__).with_name("distributed_worker.py")
+LAUNCHER = """#!/usr/bin/env bash
+set -euo pipefail
+USAGE="Usage: bash run.sh NUMBER"
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+parse_arguments "$@"
+JOB=(distributed_worker.py)
+run_cluster_job train log "${ARGS[0]}"
+"""
+# msrun starts its scheduler on the server that has the address of the first one. Here both servers are this machine, so
+# the first one is told an address that the second one, by its routes, does not have.
+FIRST_ADDRESS = "127.0.0.2"
+ADDRESSES = f"""#!/bin/sh
+echo '[{{"ifname": "lo", "addr_info": [{{"family": "inet", "local": "{FIRST_ADDRESS}"}}]}}]'
+"""
+pytestmark = pytest.mark.skipif(
+    not (Path(sys.executable).parent / "msrun").exists() and shutil.which("msrun") is None,
+    reason="msrun comes with MindSpore",
+)
+IMAGES, ODD_IMAGES, GLOBAL_BATCH, STEPS = 320, 317, 32, 20  # as in distributed_worker.py
+SECONDS = 60  # in which all ranks have ended after one of them was killed
+
+
+class Server:
+    """A folder that a job is started in; `processes` of the job run there."""
+
+    def __init__(self, root: Path, processes: int, **environment: str):
+        self.folder, self.processes = root / "some where", processes
+        scripts = root / "model" / "scripts"
+        for folder in (self.folder, scripts, root / "bin"):
+            folder.mkdir(parents=True)
+        shutil.copy(ROOT / "utils/launchers/common.sh", scripts)
+        (scripts / "run.sh").write_text(LAUNCHER)
+        shutil.copy(WORKER, root / "model")
+        self.command = ["bash", str(scripts / "run.sh"), str(processes), "--wait"]
+        self.environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "cspdarknet53"),
+                            "OMP_NUM_THREADS": "1", "GLOG_v": "3", "LAUNCH_KILL_SECONDS": "1", **environment}  # fmt: skip
+        if environment.get("NODE_RANK") == "0":
+            (root / "bin" / "ip").write_text(ADDRESSES)
+            (root / "bin" / "ip").chmod(0o755)
+            self.environment["PATH"] = f"{root / 'bin'}:{os.environ['PATH']}"
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*self.command, *arguments], cwd=self.folder, env=self.environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def path(self, name: str) -> Path:
+        return self.folder / "train" / name
+
+    def log(self) -> str:
+        logs = sorted(self.path("msrun_log").glob("*.log"))
+        return "".join(f"\n== {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in logs)
+
+
+def two_servers(root: Path, processes: int) -> list[Server]:
+    with socket.socket() as free:
+        free.bind((FIRST_ADDRESS, 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": FIRST_ADDRESS, "MASTER_PORT": port, "WORKER_NUM": str(2 * processes)}
+    return [Server(root / f"server{rank}", processes, NODE_RANK=str(rank), **common) for rank in (0, 1)]
+
+
+def read(servers: list[Server]) -> list[dict[str, np.ndarray]]:
+    """What each rank of a job has noted, by rank."""
+    files = sorted((path for server in servers for path in server.path("ranks").glob("*.npz")), key=lambda p: int(p.stem))
+    assert [path.name for path in files] == [f"{rank}.npz" for rank in range(len(files))]
+    found = [dict(np.load(path)) for path in files]
+    assert [tuple(rank["rank"]) for rank in found] == [(number, len(found)) for number in range(len(found))]
+    return found
+
+
+def run(root: Path, processes: int) -> list[dict[str, np.ndarray]]:
+    """A job of one server, to its end."""
+    server = Server(root, processes)
+    job = server.start()
+    output, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, output + server.log()
+    assert server.path("msrun_log").exists() == (processes > 1)
+    found = read([server])
+    assert len(found) == processes
+    return found
+
+
+@dataclass
+class Killed:
+    """A job of two servers whose rank 1, on the second one, was killed when all had noted their results."""
+
+    servers: list[Server]
+    statuses: list[int]  # of the launchers
+    outputs: list[str]
+    seconds: float  # from the death to the end of the launchers
+    pids: list[int]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Killed:
+    servers = two_servers(tmp_path_factory.mktemp("servers"), 1)
+    jobs = [server.start("--go_on") for server in servers]
+    try:
+        pids = [awaited_pid(server.path(f"ranks/{rank}.pid"), jobs) for rank, server in enumerate(servers)]
+        begin = time.monotonic()
+        os.kill(pids[1], signal.SIGKILL)
+        outputs = [job.communicate(timeout=2 * SECONDS)[0] for job in jobs]
+        return Killed(servers, [job.returncode for job in jobs], outputs, time.monotonic() - begin, pids)
+    finally:
+        for job in jobs:
+            if job.poll() is None:
+                job.terminate()
+                job.wait(SECONDS)
+
+
+def awaited_pid(path: Path, jobs: list[subprocess.Popen]) -> int:
+    deadline = time.monotonic() + 200
+    while not (path.is_file() and path.read_text()):
+        for job in jobs:
+            assert job.poll() is None, job.communicate()[0]
+        assert time.monotonic() < deadline, f"{path} is not there"
+        time.sleep(0.1)
+    return int(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, np.ndarray]:
+    """One process, without msrun."""
+    return run(tmp_path_factory.mktemp("one"), 1)[0]
+
+
+@pytest.fixture(scope="module", params=["2 processes", "4 processes", "2 servers"])
+def ranks(request, tmp_path_factory) -> list[dict[str, np.ndarray]]:
+    if request.param == "2 servers":
+        return read(request.getfixturevalue("killed").servers)
+    return run(tmp_path_factory.mktemp("several"), int(request.param[0]))
+
+
+def weights(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The whole training state after each step."""
+    return {name: value for name, value in found.items() if name.startswith("weights/")}
+
+
+def test_weights_after_each_step(alone, ranks):
+    """All ranks have the same bits; they are those of one process with the batches of all, up to rounding."""
+    first, one = weights(ranks[0]), weights(alone)
+    assert first.keys() == one.keys() and {name.split("/")[1] for name in one} == {str(n + 1) for n in range(STEPS)}
+    for name, value in one.items():
+        for other in ranks[1:]:
+            np.testing.assert_array_equal(first[name], other[name], err_msg=name)
+        assert np.abs(first[name] - value).max() <= 1e-5 * np.abs(value).max(), name
+    assert np.abs(one[f"weights/{STEPS}/conv.weight"] - one["weights/1/conv.weight"]).max() > 0.01, "nothing was learned"
+    np.testing.assert_allclose(np.mean([rank["losses"] for rank in ranks], axis=0), alone["losses"], rtol=1e-5)
+    assert alone["losses"][-1] < 0.5 * alone["losses"][0]
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_shards_cover_the_data_set_once(alone, ranks, epoch):
+    """The batches of a step are, over all ranks, those of one process; an epoch holds every digit once."""
+    for images in (IMAGES, ODD_IMAGES):
+        key = f"train/{images}/{epoch}"
+        together = np.concatenate([rank[key] for rank in ranks], axis=1)
+        assert together.shape == alone[key].shape == (images // GLOBAL_BATCH, GLOBAL_BATCH)
+        np.testing.assert_array_equal(np.sort(together, axis=1), np.sort(alone[key], axis=1))
+        assert len(np.unique(together)) == together.size
+    assert not np.array_equal(alone[f"train/{IMAGES}/1"], alone[f"train/{IMAGES}/2"])
+
+
+def test_evaluation_equals_that_of_one_process(alone, ranks):
+    """Every digit once, although the ranks have unequal shares; number, hits and loss to the last digit."""
+    np.testing.assert_array_equal(np.sort(np.concatenate([rank["eval"] for rank in ranks])), np.arange(ODD_IMAGES))
+    for rank in ranks:
+        assert rank["totals"].tolist() == alone["totals"].tolist()
+    assert alone["totals"][0] == ODD_IMAGES and alone["totals"][3] > 1
+
+
+def test_sum_and_gather_are_exact(ranks):
+    """More values than are exchanged at a time, ranks with different numbers of rows, with four ranks one without any."""
+    size, everything = len(ranks), np.concatenate([rank["given"] for rank in ranks])
+    assert everything.size > 65536 and len({len(rank["given"]) for rank in ranks}) == size
+    assert size == 2 or len(ranks[1]["given"]) == 0
+    for rank in ranks:
+        assert rank["sum"].tolist() == [size * (size + 1) / 2, 2.0**23, -size * (size - 1) / 2, 0.0]
+        np.testing.assert_array_equal(rank["gathered"], everything)
+        assert rank["gathered"].dtype == np.float32
+        assert rank["gathered_nothing"].shape == (0, everything.shape[1])
+
+
+def test_rank_of_another_server_dies(killed):
+    """The launcher of its server names it and its log; the other server's rank and launcher end too, with an error."""
+    assert killed.statuses[1] == 137 and killed.statuses[0] != 0, killed.outputs
+    log = killed.servers[1].path("msrun_log/worker_1.log")
+    assert f"rank 1 ended with status 137; its log: {log}" in killed.outputs[1]
+    assert killed.seconds < SECONDS and not any(map(is_alive, killed.pids))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return b"distributed_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,186 @@
+"""Every launcher of a training on several devices, on one and on two servers: what msrun, mpirun and each rank get.
+
+The folders' own tests say what the command of one process is; here it is the same for every rank, however it is started.
+Stand-ins record the calls. tests/test_distributed.py starts real processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STAND_IN = ROOT / "utils/common/tests/stand_in.py"
+DATA, TABLE, NUMBER = "image net", "rank table.json", "2"
+CALLS = {  # with NUMBER processes, which others take from DEVICE_NUM
+    "cspdarknet53/scripts/run_distribute_train.sh": [DATA],
+    "darknet53/scripts/run_distribute_train_gpu.sh": ["darknet53", "imagenet2012", DATA],
+    "tinydarknet/scripts/run_distribute_train.sh": ["cifar10", DATA],
+    "tinydarknet/scripts/run_distribute_train_gpu.sh": [NUMBER, DATA, "cifar10"],
+    "tinynet/scripts/train_distributed_gpu.sh": ["-n", NUMBER, "--data_path", DATA],
+    "yolov3_res2net50/scripts/run_distribute_train.sh": [DATA],
+    "yolov3_res2net50/scripts/run_distribute_train_gpu.sh": [DATA],
+}
+TABLE_CALLS = {
+    "cspdarknet53/scripts/run_distribute_train.sh": [TABLE, DATA],
+    "tinydarknet/scripts/run_distribute_train.sh": [TABLE, "cifar10", DATA],
+    "yolov3_res2net50/scripts/run_distribute_train.sh": [DATA, TABLE],
+}
+SERVERS = [[(0, 2), (1, 3)], [(4, 1), (7, 0)]]  # (device, rank) of the devices of each
+STALE = {"DEVICE_ID": "6", "RANK_ID": "6", "RANK_SIZE": "8", "RANK_TABLE_FILE": "old.json"}
+OF_RANKS = ("DEVICE_ID", "RANK_ID", "RANK_SIZE", "DEVICE_NUM", "RANK_TABLE_FILE")
+
+
+class Bench:
+    """The launchers of a model, a caller's folder with data and a rank table, and stand-ins that come first on PATH."""
+
+    def __init__(self, root: Path, launcher: str):
+        self.model, self.caller, self.notes = root / "my model", root / "some where", root / "notes"
+        for folder in (root / "bin", self.notes, self.caller / DATA / "train", self.caller / DATA / "val"):
+            folder.mkdir(parents=True)
+        shutil.copytree((ROOT / launcher).parent, self.model / "scripts")
+        self.script = self.model / "scripts" / Path(launcher).name
+        for name in ("python", "msrun", "mpirun", "taskset"):
+            path = root / "bin" / name
+            path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-S", str(STAND_IN), name])} "$@"\n')
+            path.chmod(0o755)
+        servers = [[{"device_id": str(d), "rank_id": str(r)} for d, r in devices] for devices in SERVERS]
+        table = {"server_list": [{"device": devices} for devices in servers]}
+        (self.caller / TABLE).write_text(json.dumps(table))
+        self.environment = {
+            "PATH": f"{root / 'bin'}:{os.defpath}", "STAND_IN_DIR": str(self.notes), "STAND_IN_RANKS": "1",
+            "LAUNCH_KILL_SECONDS": "1", **STALE,
+        }  # fmt: skip
+
+    def run(self, *arguments: str, **environment: str) -> dict[str, list[dict]]:
+        """Start the launcher; what the stand-ins recorded, by their names, that of ranks in the order of these."""
+        for path in self.notes.iterdir():
+            path.unlink()
+        result = subprocess.run(
+            ["bash", str(self.script), *arguments, "--wait"], cwd=self.caller, env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (result.returncode, result.stderr) == (0, "")
+        found: dict[str, list[dict]] = {name: [] for name in ("python", "msrun", "mpirun", "taskset")}
+        for path in self.notes.glob("*.json"):
+            found[path.name.split("-")[0]].append(json.loads(path.read_text()))
+        for entries in found.values():
+            entries.sort(key=lambda entry: int(entry["env"].get("RANK_ID", entry["env"].get("OMPI_COMM_WORLD_RANK", 0))))
+        return found
+
+    def command(self, call: list[str]) -> list[str]:
+        """What the launcher starts for one process."""
+        one = ["1" if word == NUMBER else word for word in call]
+        (job,) = self.run(*one, DEVICE_NUM="1")["python"]
+        return job["argv"]
+
+
+def of_rank(job: dict) -> list[str | None]:
+    return [job["env"].get(name) for name in OF_RANKS]
+
+
+@pytest.mark.parametrize("launcher", CALLS)
+def test_msrun(launcher, tmp_path):
+    """The default, on one server and on the second one of two."""
+    bench = Bench(tmp_path, launcher)
+    command, call = bench.command(CALLS[launcher]), CALLS[launcher]
+    servers = {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1", "WORKER_NUM": "4"}
+    for environment, first, size in (({}, 0, "2"), (servers, 2, "4")):
+        found = bench.run(*call, DEVICE_NUM=NUMBER, **environment)
+        (job,) = found["msrun"]
+        words = job["argv"][: job["argv"].index("train.py")]
+        options = dict(zip(words[::2], words[1::2]))
+        port = options.pop("--master_port")
+        assert port == "8118" if environment else 1024 <= int(port) <= 65535
+        run_dir = command[command.index("--run_dir") + 1]
+        rest = [word for word in words if "=" in word]
+        assert rest == ["--join=True", "--cluster_time_out=600"]
+        assert words[:4] == ["--worker_num", size, "--local_worker_num", "2"]
+        assert words[words.index("--master_addr") + 1] == environment.get("MASTER_ADDR", "127.0.0.1")
+        assert ("--node_rank" in words) == bool(environment) and words[words.index("--log_dir") + 1] == f"{run_dir}/msrun_log"
+        assert job["env"].get("MS_NODE_TIMEOUT") == ("20" if environment else None)
+        assert [rank["argv"] for rank in found["python"]] == [command] * 2
+        assert {rank["cwd"] for rank in found["python"]} == {str(bench.model)}
+        ranks = [[str(device), str(first + device), size, "2", None] for device in (0, 1)]
+        assert [of_rank(rank) for rank in found["python"]] == ranks
+
+
+@pytest.mark.parametrize("launcher", CALLS)
+def test_mpirun(launcher, tmp_path):
+    bench = Bench(tmp_path, launcher)
+    command = bench.command(CALLS[launcher])
+    found = bench.run(*CALLS[launcher], DEVICE_NUM=NUMBER, LAUNCHER="mpirun")
+    (job,) = found["mpirun"]
+    run_dir = command[command.index("--run_dir") + 1]
+    words = job["argv"][: job["argv"].index("train.py")]
+    assert words[words.index("-n") :] == [
+        *["-n", "2", "--output-filename", f"{run_dir}/log_output", "--merge-stderr-to-stdout", "python"],
+    ]
+    assert found["msrun"] == [] and [rank["argv"] for rank in found["python"]] == [command] * 2
+    assert [of_rank(rank) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2
+    numbers = [[rank["env"][f"OMPI_COMM_WORLD_{name}"] for name in ("RANK", "SIZE")] for rank in found["python"]]
+    assert numbers == [["0", "2"], ["1", "2"]]
+
+
+@pytest.mark.parametrize("launcher", TABLE_CALLS)
+@pytest.mark.parametrize("server", [0, 1])
+def test_rank_table_of_two_servers(launcher, server, tmp_path):
+    """One process for each device of the server, in a folder of its own."""
+    bench = Bench(tmp_path, launcher)
+    command = bench.command(CALLS[launcher])
+    found = bench.run(*TABLE_CALLS[launcher], SERVER_ID=str(server))
+    assert found["msrun"] == found["mpirun"] == [] and len(found["python"]) == 2
+    for job, (index, (device, rank)) in zip(found["python"], sorted(enumerate(SERVERS[server]), key=lambda e: e[1][1])):
+        assert of_rank(job) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
+        run_dir = command.index("--run_dir") + 1
+        expected = [*command[:run_dir], f"{bench.caller}/train_parallel{index}", *command[run_dir + 1 :]]
+        assert job["argv"] == expected and job["cwd"] == str(bench.model)
+
+
+@pytest.mark.parametrize("launcher", TABLE_CALLS)
+def test_a_rank_table_counts_more_than_the_number(launcher, tmp_path):
+    """A variable DEVICE_NUM of the shell does not turn a call with a rank table into another one."""
+    found = Bench(tmp_path, launcher).run(*TABLE_CALLS[launcher], SERVER_ID="1", DEVICE_NUM="8")
+    assert found["msrun"] == [] and [rank["env"]["DEVICE_NUM"] for rank in found["python"]] == ["2", "2"]
+
+
+def test_every_launcher_is_tested():
+    found = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/scripts/*distribute*.sh")}
+    assert found == set(CALLS)
+
+
+# ---- Cores ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cores", [[0], [3], [0, 1], [2, 5, 7], [0, 1, 2, 3], list(range(10, 34)), list(range(192)), None])
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+def test_cores_of_each_device(cores, devices, tmp_path, monkeypatch, capsys):
+    """Equal, disjoint shares of the cores that this process may use; none where there are too few, or no way to tell."""
+    reader = re.search(r"(?ms)^RANK_TABLE_READER='\n(.*?)^'$", (ROOT / "utils/launchers/common.sh").read_text())[1]
+    table = tmp_path / "table.json"
+    server = {"device": [{"device_id": str(number), "rank_id": str(number)} for number in range(devices)]}
+    table.write_text(json.dumps({"server_list": [server]}))
+    monkeypatch.setattr(sys, "argv", ["-c", str(table), "0"])
+    if cores is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(cores), raising=False)
+    exec(compile(reader, "reader", "exec"), {})
+    size, *lines = capsys.readouterr().out.splitlines()
+    assert size == str(devices) and [line.split()[:2] for line in lines] == [[str(n), str(n)] for n in range(devices)]
+    shares = [line.split()[2] for line in lines]
+    if cores is None or len(cores) < devices:
+        assert shares == ["-"] * devices
+        return
+    numbers = [[int(core) for core in share.split(",")] for share in shares]
+    assert {len(share) for share in numbers} == {len(cores) // devices}
+    flat = [core for share in numbers for core in share]
+    assert len(set(flat)) == len(flat) and set(flat) <= set(cores)
