@@ -35,6 +35,7 @@ from benchmark import cores, machine
 from benchmark_worker import ROOT, BenchmarkError
 
 START_SECONDS = 300  # in which a group must have done its first step
+LOG_LINES = 30  # of a process that failed
 MODEL, CLASSES = "tinynet_e", 100
 
 
@@ -148,8 +149,10 @@ class Group:
             raise BenchmarkError(self._failure("ended")) from None
 
     def _failure(self, what: str) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return "\n  ".join([f"the group of {self.processes} {what}; the last lines of its log:", *lines[-12:]])
+        worker = self.log.with_name(f"msrun_{self.processes}") / "worker_0.log"
+        log = worker if worker.is_file() else self.log
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return "\n  ".join([f"the group of {self.processes} {what}; the last lines of its log:", *lines[-LOG_LINES:]])
 
     def close(self) -> None:
         """End the processes: they leave when their connection closes; msrun and its scheduler are killed."""

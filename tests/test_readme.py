@@ -539,6 +539,12 @@ def test_a_broken_readme_is_found(check, right, wrong, finding):
         ("tinynet", check_second_spellings, "| `dr` | `decay_rate` |\n", "", "dr is missing in the table"),
         ("tinynet", check_tree, "        stochastic.py ", "        ", "stochastic.py is not in the tree"),
         ("tinynet", check_tree, "    tinynet_b_config.yaml ", "    ", "tinynet_b_config.yaml is not in the tree"),
+        ("yolov3_res2net50", check_options, "--mosaic 0.5", "--mozaic 0.5", "unknown option '--mozaic'"),
+        ("yolov3_res2net50", check_options, "--output data/digits", "--out_dir data/digits", "has no option --out_dir"),
+        ("yolov3_res2net50", check_options, "--fp16", "--half", "convert_checkpoint.py has no option --half"),
+        ("yolov3_res2net50", check_parameters, "| `max_box` | `50`", "| `max_box` | `90`", "table says `90`"),
+        ("yolov3_res2net50", check_second_spellings, "| `run_dir` |", "| `run` |", "run_dir is missing"),
+        ("yolov3_res2net50", check_tree, "        targets.py ", "        ", "targets.py is not in the tree"),
     ],
 )
 def test_other_broken_readmes_are_found(folder, check, right, wrong, finding):
