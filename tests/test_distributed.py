@@ -85,7 +85,9 @@ def two_servers(root: Path, processes: int) -> list[Server]:
 
 def read(servers: list[Server]) -> list[dict[str, np.ndarray]]:
     """What each rank of a job has noted, by rank."""
-    files = sorted((path for server in servers for path in server.path("ranks").glob("*.npz")), key=lambda p: int(p.stem))
+    files = sorted(
+        (path for server in servers for path in server.path("ranks").glob("*.npz")), key=lambda p: int(p.stem)
+    )
     assert [path.name for path in files] == [f"{rank}.npz" for rank in range(len(files))]
     found = [dict(np.load(path)) for path in files]
     assert [tuple(rank["rank"]) for rank in found] == [(number, len(found)) for number in range(len(found))]
@@ -168,7 +170,9 @@ def test_weights_after_each_step(alone, ranks):
         for other in ranks[1:]:
             np.testing.assert_array_equal(first[name], other[name], err_msg=name)
         assert np.abs(first[name] - value).max() <= 1e-5 * np.abs(value).max(), name
-    assert np.abs(one[f"weights/{STEPS}/conv.weight"] - one["weights/1/conv.weight"]).max() > 0.01, "nothing was learned"
+    assert np.abs(one[f"weights/{STEPS}/conv.weight"] - one["weights/1/conv.weight"]).max() > 0.01, (
+        "nothing was learned"
+    )
     np.testing.assert_allclose(np.mean([rank["losses"] for rank in ranks], axis=0), alone["losses"], rtol=1e-5)
     assert alone["losses"][-1] < 0.5 * alone["losses"][0]
 

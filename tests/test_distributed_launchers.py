@@ -73,7 +73,9 @@ class Bench:
         for path in self.notes.glob("*.json"):
             found[path.name.split("-")[0]].append(json.loads(path.read_text()))
         for entries in found.values():
-            entries.sort(key=lambda entry: int(entry["env"].get("RANK_ID", entry["env"].get("OMPI_COMM_WORLD_RANK", 0))))
+            entries.sort(
+                key=lambda entry: int(entry["env"].get("RANK_ID", entry["env"].get("OMPI_COMM_WORLD_RANK", 0)))
+            )
         return found
 
     def command(self, call: list[str]) -> list[str]:
@@ -105,7 +107,8 @@ def test_msrun(launcher, tmp_path):
         assert rest == ["--join=True", "--cluster_time_out=600"]
         assert words[:4] == ["--worker_num", size, "--local_worker_num", "2"]
         assert words[words.index("--master_addr") + 1] == environment.get("MASTER_ADDR", "127.0.0.1")
-        assert ("--node_rank" in words) == bool(environment) and words[words.index("--log_dir") + 1] == f"{run_dir}/msrun_log"
+        assert ("--node_rank" in words) == bool(environment)
+        assert words[words.index("--log_dir") + 1] == f"{run_dir}/msrun_log"
         assert job["env"].get("MS_NODE_TIMEOUT") == ("20" if environment else None)
         assert [rank["argv"] for rank in found["python"]] == [command] * 2
         assert {rank["cwd"] for rank in found["python"]} == {str(bench.model)}
@@ -160,7 +163,9 @@ def test_every_launcher_is_tested():
 # ---- Cores ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cores", [[0], [3], [0, 1], [2, 5, 7], [0, 1, 2, 3], list(range(10, 34)), list(range(192)), None])
+@pytest.mark.parametrize(
+    "cores", [[0], [3], [0, 1], [2, 5, 7], [0, 1, 2, 3], list(range(10, 34)), list(range(192)), None]
+)
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 def test_cores_of_each_device(cores, devices, tmp_path, monkeypatch, capsys):
     """Equal, disjoint shares of the cores that this process may use; none where there are too few, or no way to tell."""

@@ -115,7 +115,9 @@ def test_killed_rank_and_resumption(few_digits, tmp_path):
     while any(map(is_alive, pids)):
         assert time.monotonic() < deadline, "a rank runs on"
         time.sleep(0.1)
-    assert not [path for path in states(tmp_path) if path.name.endswith("-6_28.ckpt")], "it was over before it was killed"
+    assert not [path for path in states(tmp_path) if path.name.endswith("-6_28.ckpt")], (
+        "it was over before it was killed"
+    )
 
     resumed = launch(tmp_path, "--wait", *common, "--batch_size", 2, "--resume", "auto")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
