@@ -78,7 +78,9 @@ def train(device: Device, found: dict[str, np.ndarray]) -> None:
     """Two epochs; the weights and the loss after each step go to `found`."""
     ms.set_seed(3)
     network = Network().set_train()
-    optimizer = nn.Momentum(network.trainable_params(), Tensor(np.linspace(0.2, 0.01, STEPS, dtype=np.float32)), 0.9, 1e-3)
+    optimizer = nn.Momentum(
+        network.trainable_params(), Tensor(np.linspace(0.2, 0.01, STEPS, dtype=np.float32)), 0.9, 1e-3
+    )
     step = TrainStep(network, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer, loss_scale=128.0, ema_decay=0.9,
                      size=device.size, clip_grad_norm=1.0)  # fmt: skip
     losses = []

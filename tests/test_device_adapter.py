@@ -301,14 +301,16 @@ class SquareSum(nn.Cell):
 
 @pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 @pytest.mark.parametrize(
-    "kernel_size, stride, size", [(3, 1, (7, 5)), (3, 1, (71, 60)), (5, 2, (128, 131)), (3, 2, (140, 128))]
+    "kernel_size, stride, size",
+    [(3, 1, (7, 5)), (5, 2, (7, 7)), (5, 1, (1, 4)), (3, 2, (6, 9)), (5, 1, (14, 13))]
+    + [(3, 1, (71, 60)), (5, 2, (128, 131)), (3, 2, (140, 128))],
 )
 def test_depthwise_convolution(kernel_size, stride, size, mode):
     """Small planes and such whose weight gradient is a convolution of its own: values and gradients of nn.Conv2d."""
     ms.set_context(mode=mode)
     random, channels = np.random.default_rng(9), 3
     x = random.normal(size=(2, channels, *size)).astype(np.float32)
-    fast = depthwise_conv(channels, kernel_size, stride)
+    fast = depthwise_conv(channels, kernel_size, stride).set_train()
     with portable_operators():
         plain = depthwise_conv(channels, kernel_size, stride)
     assert type(plain) is nn.Conv2d and type(fast) is not nn.Conv2d
@@ -323,6 +325,8 @@ def test_depthwise_convolution(kernel_size, stride, size, mode):
         results.append([value.asnumpy() for value in (y, by_x, by_weight)])
     for mine, reference in zip(*results):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-5 * np.abs(reference).max())
+    fast.set_train(False)  # the framework's own convolution: not a bit depends on the other pictures of a batch
+    np.testing.assert_array_equal(fast(Tensor(x)).asnumpy(), plain(Tensor(x)).asnumpy())
 
 
 def test_swish():

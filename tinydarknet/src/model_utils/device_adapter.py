@@ -307,8 +307,18 @@ def depthwise_conv(channels: int, kernel_size: int, stride: int = 1, **options) 
 LARGE_PLANE = 256
 
 
+# Input times output values of a plane up to which a depthwise convolution is a product of matrices in training.
+DENSE_PLANE = 2500
+
+
 class _CPUDepthwiseConv(nn.Conv2d):
-    """Takes the gradient by the weights as a convolution of its own, where the framework's is slow."""
+    """Where the framework's convolution or its gradient by the weights is slow, it is spelled in another way.
+
+    On a large plane that gradient is a convolution of its own. On a small one, oneDNN's product of matrices for each
+    picture and channel is mostly overhead; in training each channel is one product instead, of its planes in all
+    pictures by the matrix of the convolution. Evaluation stays as it is, so that an output does not depend on the
+    neighbours in its batch, not even in the last bit.
+    """
 
     def __init__(self, channels: int, _, kernel_size: int, stride: int, **options):
         super().__init__(channels, channels, kernel_size, stride, **options)
@@ -317,12 +327,33 @@ class _CPUDepthwiseConv(nn.Conv2d):
         )  # fmt: skip
         self.with_weight_gradient = _DepthwiseWeightGradient(kernel_size, stride)
         self.large = LARGE_PLANE * max(2, os.cpu_count() or 1) * stride * stride
+        self.side, self.step, self.product = kernel_size, stride, ops.BatchMatMul()
 
     def construct(self, x):
-        if x.shape[2] * x.shape[3] < self.large:
+        n, c, h, w = x.shape
+        out = (-(-h // self.step), -(-w // self.step))
+        if self.training and h * w * out[0] * out[1] <= DENSE_PLANE:
+            places = kernel_places(self.side, self.step, h, w)  # (k k, h w out)
+            matrices = ops.matmul(self.weight.reshape((c, -1)), places).reshape((c, h * w, -1))
+            y = self.product(x.reshape((n, c, h * w)).transpose((1, 0, 2)), matrices)  # (c, n, out)
+            return y.transpose((1, 0, 2)).reshape((n, c, out[0], out[1]))
+        if h * w < self.large:
             return self.operator(x, self.weight)
         y = self.operator(x, ops.stop_gradient(self.weight))
         return self.with_weight_gradient(ops.stop_gradient(x), self.weight, y)
+
+
+@ops.constexpr
+def kernel_places(side: int, step: int, height: int, width: int) -> Tensor:
+    """Which value of a kernel joins which input with which output: (side side, height width out) of 0 and 1, float32."""
+    rows, columns = ([(i, step * o + i - side // 2, o) for i in range(side) for o in range(-(-length // step))]
+                     for length in (height, width))  # kernel, input, output  # fmt: skip
+    places = np.zeros((side, side, height, width, -(-height // step), -(-width // step)), np.float32)
+    for i, y, out_y in rows:
+        for j, x, out_x in columns:
+            if 0 <= y < height and 0 <= x < width:
+                places[i, j, y, x, out_y, out_x] = 1
+    return Tensor(places.reshape((side * side, -1)))
 
 
 class _DepthwiseWeightGradient(nn.Cell):
