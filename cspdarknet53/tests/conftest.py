@@ -84,7 +84,7 @@ def program(name: str, *arguments, cwd: Path | None = None, **environment) -> su
 def states(out: Path) -> list[Path]:
     """Training states of a run, oldest first."""
     return sorted(
-        out.glob("checkpoints/ckpt_0/*-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")]
+        out.glob("checkpoints/ckpt_0/[!.]*-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 import threading
 from dataclasses import dataclass, field
@@ -244,12 +245,14 @@ def test_outputs_that_are_not_finite_are_an_error_on_all_ranks(data):
         assert isinstance(outcome, DataError) and "not finite" in str(outcome)
 
 
-def test_progress_is_logged(data, monkeypatch, caplog):
+def test_progress_is_logged(data, monkeypatch):
     monkeypatch.setattr(evaluation, "PROGRESS_BATCHES", 1)
-    monkeypatch.setattr(evaluation.get_logger(), "propagate", True)
-    with caplog.at_level("INFO"):
-        evaluated(data, [[0, 1, 2, 3, 4]], Network(["ant", "bee", "cat"]))
-    lines = [message for message in caplog.messages if message.startswith("Processing")]
+    messages, handler = [], logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    monkeypatch.setattr(evaluation.get_logger(), "handlers", [handler])
+    evaluation.get_logger().setLevel(logging.INFO)  # as init_logger sets it
+    evaluated(data, [[0, 1, 2, 3, 4]], Network(["ant", "bee", "cat"]))
+    lines = [message for message in messages if message.startswith("Processing")]
     assert lines == ["Processing... 33.33% ", "Processing... 66.67% ", "Processing... 100.00% "]
 
 
