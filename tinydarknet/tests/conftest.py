@@ -80,7 +80,9 @@ def program(name: str, *arguments, cwd: Path | None = None, **environment) -> su
 
 def states(out: Path) -> list[Path]:
     """Training states of a run, oldest first."""
-    return sorted(out.glob("checkpoints/0/[!.]*-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")])
+    return sorted(
+        out.glob("checkpoints/0/[!.]*-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")]
+    )
 
 
 def contents(path: Path) -> dict:
