@@ -35,11 +35,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmark_group import Group
 from benchmark_worker import ROOT, BenchmarkError, Side, Worker
 
 import yaml
 
-TASKS = ("train", "infer", "onnx", "input", "ema")
+TASKS = ("train", "infer", "onnx", "input", "ema", "scale")
 JPEG_FILES, JPEG_SIZE = 512, (500, 375)
 EMA_DECAY = 0.9999
 NO_TORCH = "torch not installed"
@@ -160,6 +161,17 @@ class Benchmark:
         cost = 1 - ratio(sides["project"], sides["without"])
         yield self._row("ema", sides, note=f"EMA takes {100 * cost:.1f} % of the step")
 
+    def _scale(self) -> Iterator[Row]:
+        sizes = [1 << power for power in range(self.options.threads.bit_length())]
+        wanted = {str(size): self._mindspore("scale", processes=size) for size in sizes}
+        sides = self._measure("scale", wanted, torch_task="")
+        for size, side in zip(sizes, sides.values()):
+            note = f"{size} processes: {ratio(side, sides['1']):.1%}, {1e3 * side.seconds:.1f} ms a step"
+            yield Row(
+                self.name, "scale", side.facts["batch_size"], side.images_per_second, peak_mb=side.peak_mb,
+                first_step_s=side.first_step_s, note=note,
+            )  # fmt: skip
+
     def _row(self, task: str, sides: dict[str, Side], **more: Any) -> Row:
         project = sides["project"]
         vs_torch = ratio(project, sides.get("torch"))
@@ -179,8 +191,10 @@ class Benchmark:
     def _mindspore(self, task: str, **more: Any) -> tuple[str, dict[str, Any]]:
         return "benchmark_mindspore.py", self._spec(task, **more)
 
-    def _open(self, side: tuple[str, dict[str, Any]]) -> Worker:
+    def _open(self, side: tuple[str, dict[str, Any]]) -> Worker | Group:
         script, spec = side
+        if spec["task"] == "scale":
+            return Group(script, spec)
         environment = dict(os.environ)
         if script == "benchmark_torch.py":
             environment["OMP_NUM_THREADS"] = str(self.options.threads)
@@ -192,7 +206,7 @@ class Benchmark:
         torch_task = task if torch_task is None else torch_task
         if self.has_torch and torch_task:
             wanted["torch"] = ("benchmark_torch.py", self._spec(torch_task, **torch_spec))
-        workers: dict[str, Worker] = {}
+        workers: dict[str, Worker | Group] = {}
         with contextlib.ExitStack() as stack:
             for name, side in wanted.items():
                 print(f"{self.name} {task}: starting {name}", file=sys.stderr, flush=True)

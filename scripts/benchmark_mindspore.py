@@ -27,10 +27,15 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     if not spec["measures"]:
         os.environ.pop("ONEDNN_MAX_CPU_ISA", None)  # oneDNN reads it at its first operator
     import mindspore as ms
+    from mindspore.communication import init
 
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     ms.set_seed(1)
+    if spec.get("task") == "scale":
+        ms.device_context.cpu.op_tuning.threads_num(1)
+        if spec["processes"] > 1:
+            init()
     return {"images": spec["batch_size"], "batch_size": spec["batch_size"], "mindspore": ms.__version__}
 
 
@@ -110,10 +115,19 @@ def train(spec: dict[str, Any]) -> Job:
         optimizer = nn.Momentum(groups, rates, recipe["momentum"])
     loss_fn, targets = loss_and_targets(spec)
     step = TrainStep(
-        network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"]
-    ).set_train()
+        network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"],
+        size=spec.get("processes", 1),
+    ).set_train()  # fmt: skip
     images = ms.Tensor(images_of(spec))
     return lambda: step(images, targets)[0].asnumpy(), facts
+
+
+def scale(spec: dict[str, Any]) -> Job:
+    """The training step of one process of a group, on a core of its own and in one thread."""
+    if hasattr(os, "sched_setaffinity"):
+        mine = sorted(os.sched_getaffinity(0))[int(os.environ.get("RANK_ID", "0"))]
+        os.sched_setaffinity(0, {mine})  # before the framework counts the cores
+    return train(spec)
 
 
 def infer(spec: dict[str, Any]) -> Job:
@@ -185,7 +199,7 @@ def read_input(spec: dict[str, Any]) -> Job:
     return epoch, facts
 
 
-JOBS = {"train": train, "infer": infer, "export": export, "onnx": onnx, "input": read_input}
+JOBS = {"train": train, "scale": scale, "infer": infer, "export": export, "onnx": onnx, "input": read_input}
 
 if __name__ == "__main__":
     serve(lambda spec: JOBS[spec["task"]](spec))

@@ -1,7 +1,8 @@
 """One side of a comparison in benchmark.py: a child process that repeats a step on demand, seen from both ends.
 
 Says over its pipes, one JSON text a line: the child its facts after the first step; the parent a number of steps; the
-child {"seconds": [...], "peak_mb": ...}; and so on until the parent closes the pipe.
+child {"seconds": [...], "peak_mb": ...}; and so on until the parent closes the pipe. A child in whose environment SOCKET
+is says the same over the Unix socket of that address.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUND_SECONDS = 10.0  # a slow side does fewer steps a round, at least one
+SOCKET = "BENCHMARK_SOCKET"
 OBJECTS = 7  # boxes of each training image of a detector
 
 Step = Callable[[], Any]
@@ -116,17 +119,22 @@ def serve(job: Callable[[dict[str, Any]], Job]) -> None:
         job: from the specification in argv[1] to a function that does one step, and facts for the parent, among them
             "images", the images of a step.
     """
-    channel = os.fdopen(os.dup(1), "w")
+    orders, channel = sys.stdin, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else the framework prints goes to the log
     step, facts = job(json.loads(sys.argv[1]))
     step()
+    if SOCKET in os.environ:  # only now: the scheduler of a group runs this program too, and never comes here
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.environ[SOCKET])
+        orders, channel = connection.makefile("r"), connection.makefile("w")
     print(json.dumps(facts), file=channel, flush=True)
-    for line in sys.stdin:
-        answer = {"seconds": _timed(step, int(line)), "peak_mb": _peak_mb()}
+    for line in orders:
+        answer = {"seconds": timed(step, int(line)), "peak_mb": _peak_mb()}
         print(json.dumps(answer), file=channel, flush=True)
 
 
-def _timed(step: Step, steps: int) -> list[float]:
+def timed(step: Step, steps: int) -> list[float]:
+    """Seconds of each of `steps` steps, fewer where they would take more than ROUND_SECONDS, but one at least."""
     seconds: list[float] = []
     while len(seconds) < steps and (not seconds or sum(seconds) + seconds[-1] < ROUND_SECONDS):
         start = time.perf_counter()

@@ -54,7 +54,7 @@ def start(script, lives):
     ("arguments", "message"),
     [
         (["--model", "resnet50"], "tinydarknet"),
-        (["--tasks", "train,sleep"], "'sleep' is not a task; a list of train,infer,onnx,input,ema is accepted"),
+        (["--tasks", "train,sleep"], "'sleep' is not a task; a list of train,infer,onnx,input,ema,scale is accepted"),
         (["--batch_size", "0"], "'0' is not a whole number from 1 up"),
         (["--steps", "2.5"], "'2.5' is not a whole number from 1 up"),
         (["--rounds", "-1"], "--rounds"),
