@@ -124,9 +124,9 @@ def test_mpirun(launcher, tmp_path):
     (job,) = found["mpirun"]
     run_dir = command[command.index("--run_dir") + 1]
     words = job["argv"][: job["argv"].index("train.py")]
-    assert words[words.index("-n") :] == [
-        *["-n", "2", "--output-filename", f"{run_dir}/log_output", "--merge-stderr-to-stdout", "python"],
-    ]
+    words = words[words.index("-n") :]
+    assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"] and words[7:] == [f"{run_dir}/log_output", "python"]
+    assert [path.name for path in sorted(Path(run_dir, "log_output").iterdir())] == ["worker_0.log", "worker_1.log"]
     assert found["msrun"] == [] and [rank["argv"] for rank in found["python"]] == [command] * 2
     assert [of_rank(rank) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2
     numbers = [[rank["env"][f"OMPI_COMM_WORLD_{name}"] for name in ("RANK", "SIZE")] for rank in found["python"]]

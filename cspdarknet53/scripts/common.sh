@@ -429,11 +429,11 @@ kill_ranks() {
 # run_cluster_job FOLDER LOG_NAME NUMBER: NUMBER processes on this server. A FOLDER that ends in 0 stands for all of its
 # numbered siblings.
 run_cluster_job() {
-    local run_dir="$CALLER_DIR/$1" command
+    local run_dir="$CALLER_DIR/$1" command logs
     cluster_command "$run_dir" "$3"
     if [[ "$run_dir" == *0 ]]; then set_aside_numbered "${run_dir%0}"; fi
     make_run_dirs "$run_dir"
-    set_aside "$run_dir/msrun_log" # of a run that is resumed
+    for logs in msrun_log log_output; do set_aside "$run_dir/$logs"; done # of a run that is resumed
     unset DEVICE_ID RANK_ID RANK_TABLE_FILE # each rank gets its own
     export RANK_SIZE="$WORKER_NUM" DEVICE_NUM="$3"
     if [[ "${command[0]}" == "$PYTHON" ]]; then
@@ -470,6 +470,9 @@ choose_launcher() {
     if [[ -n "${LAUNCHER:-}" ]]; then
         LAUNCHER="$(choice_argument LAUNCHER "$LAUNCHER" msrun mpirun)"
         [[ -n "$(find_executable "$LAUNCHER")" ]] || die "LAUNCHER=$LAUNCHER was not found on PATH"
+        if [[ "$LAUNCHER" == mpirun && "$(option_value device_target)" == CPU ]]; then
+            die "LAUNCHER=mpirun: on CPU MindSpore joins only processes that msrun has started; leave LAUNCHER out"
+        fi
     elif [[ -n "$(find_executable msrun)" ]]; then
         LAUNCHER=msrun
     elif [[ "$(option_value device_target)" == CPU ]]; then
@@ -514,8 +517,14 @@ mpirun_command() {
     ((WORKER_NUM == $3)) || die "several servers need msrun: WORKER_NUM=$WORKER_NUM, but $3 processes here"
     command=("$1")
     if [[ "$(id -u)" == 0 ]]; then command+=(--allow-run-as-root); fi
-    command+=(-n "$3" --output-filename "$2/log_output" --merge-stderr-to-stdout "$PYTHON")
+    # Unless told otherwise mpirun ties each rank, with its data workers, to one core or to a few.
+    command+=(-n "$3" --bind-to none bash -c "$MPI_RANK" "$2/log_output" "$PYTHON")
 }
+
+# A rank of mpirun: its output goes where the ranks of msrun have theirs. The options of mpirun for that differ between
+# OpenMPI 4 and 5.
+# shellcheck disable=SC2016  # the variables are those of the rank
+MPI_RANK='mkdir -p -- "$0" && exec "$@" >"$0/worker_$OMPI_COMM_WORLD_RANK.log" 2>&1'
 
 # msrun_python FOLDER: msrun starts its ranks with "python"; this makes that word mean PYTHON.
 msrun_python() {
@@ -549,18 +558,23 @@ supervise_cluster() {
 
 report_cluster_failure() {
     local run_dir="$1" status="$3" failure rank worker_log
-    failure="$(msrun_failure "$2")"
     if [[ "$RECEIVED" == INT ]]; then exit 130; fi
     if [[ "$RECEIVED" == TERM ]]; then exit 143; fi
-    if [[ -n "$failure" ]]; then status="${failure#* }"; fi
+    failure="$(msrun_failure "$2")"
+    if [[ -n "$failure" ]]; then
+        status="${failure#* }"
+        rank="${WORKER_RANKS#*" ${failure% *}="}"
+        if [[ "$rank" == "$WORKER_RANKS" ]]; then rank=""; else rank="${rank%% *}"; fi
+        worker_log="$run_dir/msrun_log/worker_$rank.log"
+    else
+        rank="$(mpirun_failure "$2")"
+        worker_log="$run_dir/log_output/worker_$rank.log"
+    fi
     if ((status < 0)); then status="$((128 - status))"; fi # ended by a signal
-    if [[ "$WORKER_RANKS " != *" ${failure% *}="* ]]; then
+    if [[ -z "$rank" ]]; then
         echo "$MARK a rank ended with status $status; the logs of the ranks are in $run_dir"
         exit "$status"
     fi
-    rank="${WORKER_RANKS#*" ${failure% *}="}"
-    rank="${rank%% *}"
-    worker_log="$run_dir/msrun_log/worker_$rank.log"
     echo "$MARK rank $rank ended with status $status; its log: $worker_log"
     if [[ -f "$worker_log" ]]; then tail -n 20 -- "$worker_log"; fi
     exit "$status"
@@ -570,6 +584,12 @@ report_cluster_failure() {
 msrun_failure() {
     local pattern='.*Worker process \([0-9]*\) exit with exception\. Error code: \(-*[0-9]*\).*'
     new_log_text "$1" | sed -n "s/$pattern/\1 \2/p" | tail -n 1
+}
+
+# mpirun_failure LOG: the number of the rank that mpirun reports as failed, else nothing.
+mpirun_failure() {
+    local ended='^ *Process name: \[.*,\([0-9]*\)\] *$' killed='.* noticed that process rank \([0-9]*\) .*'
+    new_log_text "$1" | sed -n -e "s/$ended/\1/p" -e "s/$killed/\1/p" | tail -n 1
 }
 
 # note_workers: the ranks that run now, in WORKERS; the rank of each, in WORKER_RANKS as " PID=RANK".

@@ -724,10 +724,11 @@ def test_gpu_ranks_through_mpirun(bench, user):
     run_dir = bench.caller / "distribute_train_gpu"
     assert bench.run("run_distribute_train_gpu.sh", "2", STAND_IN_USER=user, DEVICE_ID="6").returncode == 0
     job = bench.record("mpirun")
-    assert job["argv"] == [
-        *(["--allow-run-as-root"] if user == "0" else []),
-        *["-n", "2", "--output-filename", f"{run_dir}/log_output", "--merge-stderr-to-stdout", "python"],
-        *["train.py", "--device_target", "GPU", "--ckpt_save_dir", f"{run_dir}/checkpoints", "--run_dir", str(run_dir)],
+    words = job["argv"][: job["argv"].index("-c")]
+    assert words == [*(["--allow-run-as-root"] if user == "0" else []), "-n", "2", "--bind-to", "none", "bash"]
+    assert job["argv"][len(words) + 2 :] == [
+        *[f"{run_dir}/log_output", "python", "train.py", "--device_target", "GPU"],
+        *["--ckpt_save_dir", f"{run_dir}/checkpoints", "--run_dir", str(run_dir)],
     ]
     assert job["env"]["RANK_SIZE"] == "2" and "DEVICE_ID" not in job["env"]
 
@@ -759,11 +760,13 @@ def test_several_servers(bench):
         ({"WORKER_NUM": "4", "NODE_RANK": "1"}, "error: MASTER_ADDR (address of the first server) must be set"),
         ({"WORKER_NUM": "4", "NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"}, "error: NODE_RANK=2 is too large"),
         ({"WORKER_NUM": "4", "LAUNCHER": "mpirun"}, "error: several servers need msrun"),
+        ({"LAUNCHER": "mpirun", "CPU": "1"}, "error: LAUNCHER=mpirun: on CPU MindSpore joins only processes that msrun"),
         ({"MASTER_PORT": "x"}, "error: MASTER_PORT=x is not an integer"),
     ],
 )
 def test_invalid_cluster(bench, environment, message):
-    assert_refused(bench, bench.run("run_distribute_train_gpu.sh", "2", **environment), message)
+    target = ["--device_target", "CPU"] if "CPU" in environment else []
+    assert_refused(bench, bench.run("run_distribute_train_gpu.sh", "2", *target, **environment), message)
 
 
 def test_neither_msrun_nor_mpirun(bench):

@@ -243,8 +243,9 @@ def test_number_of_processes(bench, arguments):
 def test_training_through_mpirun(bench):
     assert bench.run(DISTRIBUTED, LAUNCHER="mpirun").returncode == 0
     job, run_dir = bench.record(DISTRIBUTED, "mpirun"), bench.caller / "device_parallel"
-    words = ["-n", "2", "--output-filename", f"{run_dir}/log_output", "--merge-stderr-to-stdout", "python"]
-    assert job["words"][job["words"].index("-n") :] == words + expected_job(bench, DISTRIBUTED, run_dir)
+    words = job["words"][job["words"].index("-n") :]
+    assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"]
+    assert words[7:] == [f"{run_dir}/log_output", "python", *expected_job(bench, DISTRIBUTED, run_dir)]
     assert job["env"]["SLOG_PRINT_TO_STDOUT"] == "0"
 
 

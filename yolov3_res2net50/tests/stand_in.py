@@ -79,7 +79,7 @@ def run_ranks(arguments):
 def run_mpi_ranks(arguments):
     """What mpirun does: each rank with its number and that of all."""
     at = arguments.index("-n")
-    command = arguments[next(i for i, argument in enumerate(arguments) if argument.endswith(".py")) - 1 :]
+    command = arguments[arguments.index("bash") :]
     ranks = []
     for rank in range(int(arguments[at + 1])):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "SIZE": arguments[at + 1]}
