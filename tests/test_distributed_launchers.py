@@ -125,7 +125,8 @@ def test_mpirun(launcher, tmp_path):
     run_dir = command[command.index("--run_dir") + 1]
     words = job["argv"][: job["argv"].index("train.py")]
     words = words[words.index("-n") :]
-    assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"] and words[7:] == [f"{run_dir}/log_output", "python"]
+    assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"]
+    assert words[7:] == [f"{run_dir}/log_output", f"{tmp_path}/bin/python"]
     assert [path.name for path in sorted(Path(run_dir, "log_output").iterdir())] == ["worker_0.log", "worker_1.log"]
     assert found["msrun"] == [] and [rank["argv"] for rank in found["python"]] == [command] * 2
     assert [of_rank(rank) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2

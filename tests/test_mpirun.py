@@ -47,7 +47,7 @@ def start(tmp_path):
         path = f"{tmp_path / 'bin'}{os.pathsep}{Path(MPIRUN).parent}{os.pathsep}{os.environ['PATH']}"
         # More ranks than cores are refused by default.
         variables = {"PATH": path, "LAUNCHER": "mpirun", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-                     "OMPI_MCA_rmaps_base_oversubscribe": "1", "PYTHON": str(tmp_path / "bin/python"), "DEVICE_ID": "6",
+                     "OMPI_MCA_rmaps_base_oversubscribe": "1", "DEVICE_ID": "6",
                      "LAUNCH_KILL_SECONDS": "1"}  # fmt: skip
         return subprocess.run(
             ["bash", str(LAUNCHER), "3", "--wait"], env={**os.environ, **variables, **environment}, cwd=tmp_path,

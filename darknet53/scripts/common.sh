@@ -517,8 +517,9 @@ mpirun_command() {
     ((WORKER_NUM == $3)) || die "several servers need msrun: WORKER_NUM=$WORKER_NUM, but $3 processes here"
     command=("$1")
     if [[ "$(id -u)" == 0 ]]; then command+=(--allow-run-as-root); fi
-    # Unless told otherwise mpirun ties each rank, with its data workers, to one core or to a few.
-    command+=(-n "$3" --bind-to none bash -c "$MPI_RANK" "$2/log_output" "$PYTHON")
+    # Unless told otherwise mpirun ties each rank, with its data workers, to one core or to a few; and it puts its own
+    # folder first on their PATH, where there may be another python.
+    command+=(-n "$3" --bind-to none bash -c "$MPI_RANK" "$2/log_output" "$(command -v "$PYTHON")")
 }
 
 # A rank of mpirun: its output goes where the ranks of msrun have theirs. The options of mpirun for that differ between

@@ -727,7 +727,7 @@ def test_gpu_ranks_through_mpirun(bench, user):
     words = job["argv"][: job["argv"].index("-c")]
     assert words == [*(["--allow-run-as-root"] if user == "0" else []), "-n", "2", "--bind-to", "none", "bash"]
     assert job["argv"][len(words) + 2 :] == [
-        *[f"{run_dir}/log_output", "python", "train.py", "--device_target", "GPU"],
+        *[f"{run_dir}/log_output", f"{bench.bin}/python", "train.py", "--device_target", "GPU"],
         *["--ckpt_save_dir", f"{run_dir}/checkpoints", "--run_dir", str(run_dir)],
     ]
     assert job["env"]["RANK_SIZE"] == "2" and "DEVICE_ID" not in job["env"]
@@ -760,7 +760,10 @@ def test_several_servers(bench):
         ({"WORKER_NUM": "4", "NODE_RANK": "1"}, "error: MASTER_ADDR (address of the first server) must be set"),
         ({"WORKER_NUM": "4", "NODE_RANK": "2", "MASTER_ADDR": "10.0.0.1"}, "error: NODE_RANK=2 is too large"),
         ({"WORKER_NUM": "4", "LAUNCHER": "mpirun"}, "error: several servers need msrun"),
-        ({"LAUNCHER": "mpirun", "CPU": "1"}, "error: LAUNCHER=mpirun: on CPU MindSpore joins only processes that msrun"),
+        (
+            {"LAUNCHER": "mpirun", "CPU": "1"},
+            "error: LAUNCHER=mpirun: on CPU MindSpore joins only processes that msrun",
+        ),
         ({"MASTER_PORT": "x"}, "error: MASTER_PORT=x is not an integer"),
     ],
 )
