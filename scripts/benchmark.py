@@ -142,7 +142,9 @@ class Benchmark:
                 path = str(Path(folder) / f"{batch_size}.onnx")
                 self._open(self._mindspore("export", batch_size=batch_size, path=path)).close()
                 project = ("benchmark_mindspore.py", self._spec("onnx", batch_size=batch_size, path=path))
-                sides = self._measure("onnx", {"project": project}, torch_task="infer", batch_size=batch_size)
+                sides = self._measure(
+                    "onnx", {"project": project}, torch_task="infer", key=f"onnx {batch_size}", batch_size=batch_size
+                )
                 yield self._row("onnx", sides, note=f"{1e3 * sides['project'].seconds:.1f} ms a batch")
 
     def _input(self) -> Iterator[Row]:
@@ -162,20 +164,20 @@ class Benchmark:
         yield self._row("ema", sides, note=f"EMA takes {100 * cost:.1f} % of the step")
 
     def _scale(self) -> Iterator[Row]:
-        sizes = [1 << power for power in range(self.options.threads.bit_length())]
-        wanted = {str(size): self._mindspore("scale", processes=size) for size in sizes}
-        sides = self._measure("scale", wanted, torch_task="")
-        for size, side in zip(sizes, sides.values()):
-            note = f"{size} processes: {ratio(side, sides['1']):.1%}, {1e3 * side.seconds:.1f} ms a step"
-            yield Row(
-                self.name, "scale", side.facts["batch_size"], side.images_per_second, peak_mb=side.peak_mb,
-                first_step_s=side.first_step_s, note=note,
-            )  # fmt: skip
+        """A row for each group of processes, each measured together with one process alone."""
+        if self.options.threads == 1:
+            yield Row(self.name, "scale", self.batch_size, None, note="needs two cores or more")
+        for size in (1 << power for power in range(1, self.options.threads.bit_length())):
+            wanted = {"project": self._mindspore("scale", processes=size), "one": self._mindspore("scale", processes=1)}
+            sides = self._measure("scale", wanted, torch_task="", key=f"scale {size}")
+            project = sides["project"]
+            note = f"{size} processes: {ratio(project, sides['one']):.1%} of {size} times one"
+            yield self._row("scale", sides, note=f"{note}, {1e3 * project.seconds:.1f} ms a step")
 
     def _row(self, task: str, sides: dict[str, Side], **more: Any) -> Row:
         project = sides["project"]
         vs_torch = ratio(project, sides.get("torch"))
-        if not self.has_torch and task != "ema":
+        if not self.has_torch and task not in ("ema", "scale"):
             vs_torch = NO_TORCH
         return Row(
             self.name, task, project.facts["batch_size"], project.images_per_second, vs_torch,
@@ -201,8 +203,13 @@ class Benchmark:
             return Worker(script, spec, self.options.torch_python, environment)
         return Worker(script, spec, sys.executable, environment)
 
-    def _measure(self, task: str, wanted: dict, torch_task: str | None = None, **torch_spec: Any) -> dict[str, Side]:
-        """Measure the wanted sides, and with them that of PyTorch where it is installed and the task has one."""
+    def _measure(
+        self, task: str, wanted: dict, torch_task: str | None = None, key: str = "", **torch_spec: Any
+    ) -> dict[str, Side]:
+        """Measure the wanted sides, and with them that of PyTorch where it is installed and the task has one.
+
+        The sides are noted under `key`, by default the task.
+        """
         torch_task = task if torch_task is None else torch_task
         if self.has_torch and torch_task:
             wanted["torch"] = ("benchmark_torch.py", self._spec(torch_task, **torch_spec))
@@ -217,8 +224,7 @@ class Benchmark:
                     worker.round(self.options.steps)
         sides = {name: worker.side for name, worker in workers.items()}
         refuse_other_network(sides)
-        key = task if task not in self.sides else f"{task} {wanted['project'][1]['batch_size']}"
-        self.sides[key] = sides
+        self.sides[key or task] = sides
         return sides
 
 
