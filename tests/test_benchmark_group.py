@@ -146,12 +146,12 @@ def test_efficiency_is_the_ratio_of_the_steps(monkeypatch):
 
 @pytest.mark.skipif(len(benchmark.cores()) < 2, reason="a core for each of two processes is needed")
 def test_two_processes_for_real(tmp_path, capfd):
-    """TinyNet-E with msrun and the exchange of the gradients."""
+    """TinyDarkNet with msrun and the exchange of the gradients."""
     path = tmp_path / "figures.json"
     arguments = ["--tasks", "scale", "--threads", "2", "--image_size", "32", "--batch_size", "2", "--steps", "1"]
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     try:
-        assert benchmark.main(["--model", "tinynet_e", *arguments, "--rounds", "1", "--json", str(path)]) == 0
+        assert benchmark.main(["--model", "tinydarknet", *arguments, "--rounds", "1", "--json", str(path)]) == 0
     finally:
         if allowed:
             os.sched_setaffinity(0, allowed)
