@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import eval as evaluation
 import train
-from conftest import FREEZE, accuracies, contents, small_run, states
+from conftest import FREEZE, SHALLOW, accuracies, contents, small_run, states
 from src.model_utils.checkpoint import load
-from src.recipe import is_head
+from src.recipe import NETWORK, is_head
 
 import numpy as np
 import pytest
@@ -17,6 +18,16 @@ import pytest
 PIXELS = 64
 GENTLE = {"flip_prob": 0, "color_jitter": "0,0,0,0", "crop_scale": 0.6, "image_height": PIXELS, "image_width": PIXELS,
           "batch_size": 16, "lr_init": 0.01}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """A quarter of the time; the whole network needs the same epochs."""
+    module = importlib.import_module(f"src.{NETWORK}")
+    stages = module.STAGES
+    exec(SHALLOW, {})
+    yield
+    module.STAGES = stages
 
 
 @pytest.fixture(scope="module")
