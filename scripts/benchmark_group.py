@@ -80,7 +80,7 @@ class Group:
 
     def _step(self) -> None:
         for rank in self.ranks:
-            with contextlib.suppress(BrokenPipeError):  # it is dead; _read tells
+            with contextlib.suppress(ConnectionError):  # it is dead; _read tells
                 rank.write("1\n")
                 rank.flush()
         for rank in self.ranks:
@@ -102,7 +102,7 @@ class Group:
     def close(self) -> None:
         """End the processes, and msrun with its scheduler: they have nothing to save."""
         for rank in self.ranks:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(ConnectionError):
                 rank.close()
         for pid in [*children(self.process.pid), self.process.pid]:
             with contextlib.suppress(ProcessLookupError):
