@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src import weights as foreign
 from src.cspdarknet53 import STAGES
-from src.model_utils import config as configuration
-from src.recipe import NETWORK
-from src.weights import Weights
+from src.model_utils import program
+from src.model_utils import weights as foreign
+from src.model_utils.weights import Weights
+from src.recipe import MODEL
 
 import numpy as np
 
@@ -29,7 +29,7 @@ ZOO_NAME = r"(^|\.)(conv\d+|layer[2-5]\.\d\.conv[12])\.[01]\."
 def describe(num_classes: int, activation: str, negative_slope: float, spec: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's metadata."""
     network = {
-        "name": NETWORK,
+        "name": MODEL.name,
         "num_classes": num_classes,
         "activation": activation,
         "negative_slope": negative_slope,
@@ -71,7 +71,7 @@ def from_timm(name: str, value: np.ndarray) -> Weights:
 def read_darknet(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of darknet's `.weights` of cfg/csdarknet53-omega.cfg."""
     network = describe(1, "mish", 0.1, {})["network"]
-    weights, num_classes = foreign.read_darknet(path, network, darknet_order(), HEAD, "csdarknet53-omega.cfg")
+    weights, num_classes = foreign.read_darknet(MODEL, path, network, darknet_order(), HEAD, "csdarknet53-omega.cfg")
     return weights, describe(num_classes, "mish", 0.1, foreign.darknet_input(256))
 
 
@@ -93,8 +93,8 @@ def refuse_zoo(path: Path) -> NoReturn:
 def main(argv: list[str] | None = None) -> None:
     options = foreign.argument_parser(__doc__).parse_args(argv)
     timm_readers = {ending: read_timm for ending in (".pth", ".pt", ".safetensors")}
-    foreign.convert(options, {".weights": read_darknet, ".ckpt": refuse_zoo, **timm_readers})
+    foreign.convert(MODEL, options, {".weights": read_darknet, ".ckpt": refuse_zoo, **timm_readers})
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from src.model_utils import config as configuration
-from src.model_utils.config import DataError
+from src.model_utils import program
 from src.model_utils.dataset_checks import ENDINGS, check_image_folder
+from src.model_utils.errors import DataError
 
 OUTPUT = "imagenet_label.json"
 
@@ -27,7 +26,7 @@ def image_labels(folder: str | Path) -> dict[str, int]:
         DataError: another kind of folder, or a file name that two classes have.
     """
     labels: dict[str, int] = {}
-    names = check_image_folder(folder, sys.maxsize, check_images=False)
+    names = check_image_folder(folder, None, check_images=False)
     for index, name in enumerate(names):
         for path in sorted(Path(folder, name).iterdir()):
             if path.name.startswith(".") or not path.name.endswith(ENDINGS):
@@ -53,4 +52,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

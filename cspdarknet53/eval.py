@@ -6,24 +6,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from src.dataset import count_images, create_dataset, find_classes
-from src.evaluation import evaluate, match_classes
-from src.inference import load_network, with_input
-from src.model_utils import config as configuration
-from src.model_utils import device_adapter, moxing_adapter
-from src.model_utils.config import Config, DataError
-from src.model_utils.device_adapter import Device
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.classification.evaluation import evaluate, load_for_evaluation, match_classes
+from src.model_utils.config import Config
+from src.model_utils.errors import DataError
 from src.model_utils.logger import init_logger
-from src.recipe import read_config
+from src.recipe import MODEL
+
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Network", "Weights", "per_batch_size", "log_path", "Device", "Several devices", "ModelArts"
+)  # fmt: skip
 
 
-def classes_of(config: Config, about: dict[str, Any], device: Device) -> list[str]:
-    """Names in the order of the network's outputs.
+def match_labels(names: list[str], about: dict[str, Any], config: Config) -> list[str]:
+    """Names in the order of the network's outputs; a list of files numbers its classes itself.
 
     Raises:
         DataError: the data set does not belong to the checkpoint.
     """
-    names, stored = find_classes(config, False, device), about["class_names"]
+    stored = about["class_names"]
     if not config.val_list_file:
         return match_classes(names, about, config)
     is_named = names != [str(label) for label in range(len(names))]
@@ -37,22 +38,20 @@ def classes_of(config: Config, about: dict[str, Any], device: Device) -> list[st
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = with_validation_data(read_config(argv, __doc__))
+    config = with_validation_data(MODEL.read_config(argv, __doc__, SHOWN))
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config, config.is_distributed)
         logger = init_logger(config.log_path, "eval.log", device.rank)
-        network, about = load_network(config.pretrained, config, use_ema=config.use_ema)
-        config = with_input(config, about)
-        dataset = create_dataset(config, False, device, classes_of(config, about, device))
-        if config.dry_run:
-            logger.info("dry run: everything was built, nothing was evaluated")
-            return
-        start = time.monotonic()
-        expected = count_images(config, False)
-        images, top_1, top_5, _ = evaluate(network, dataset, config.per_batch_size, expected, device)
-        logger.info("Inference Performance: %.2f img/sec", images / (time.monotonic() - start))
-        for k, count in ((1, top_1), (5, top_5)):
-            logger.info("top%d_correct=%d, tot=%d, acc=%.2f%%(TOP%d)", k, count, images, 100 * count / images, k)
+        config, network, dataset = load_for_evaluation(
+            MODEL, config, device, config.pretrained, use_ema=config.use_ema, match=match_labels
+        )
+        if not config.dry_run:
+            start = time.monotonic()
+            expected = MODEL.count_images(config, "val")
+            images, top_1, top_5, _ = evaluate(network, dataset, config.per_batch_size, expected, device)
+            logger.info("Inference Performance: %.2f img/sec", images / (time.monotonic() - start))
+            for k, count in ((1, top_1), (5, top_5)):
+                logger.info("top%d_correct=%d, tot=%d, acc=%.2f%%(TOP%d)", k, count, images, 100 * count / images, k)
 
 
 def with_validation_data(config: Config) -> Config:
@@ -73,4 +72,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

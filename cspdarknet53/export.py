@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.exporting import export_checkpoint
-from src.model_utils import config as configuration
-from src.model_utils import moxing_adapter
+from src.model_utils import moxing_adapter, program
 from src.model_utils.config import Config
+from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
-from src.recipe import read_config
+from src.recipe import MODEL
+
+SHOWN = (
+    "Network",
+    "Export",
+    "allow_partial_load",
+    "use_ema",
+    "num_classes",
+    "height",
+    "width",
+    "image_size",
+    "Device",
+    "ModelArts",
+)  # sections and keys of the recipe in --help
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         init_logger(None, "export.log")
-        export_checkpoint(config, config.ckpt_file, config.file_name, config.export_batch_size)
+        export_checkpoint(MODEL, config, config.ckpt_file, config.file_name, config.export_batch_size)
 
 
 def adapt_paths(config: Config) -> Config:
@@ -28,4 +40,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

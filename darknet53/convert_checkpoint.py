@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from src import weights as foreign
 from src.darknet53 import STAGES
-from src.model_utils import config as configuration
-from src.recipe import NETWORK
-from src.weights import Weights
+from src.model_utils import program
+from src.model_utils import weights as foreign
+from src.model_utils.weights import Weights
+from src.recipe import MODEL
 
 HEAD = ["fc.bias", "fc.weight"]  # the order of darknet's file
 # Names of the older model zoo, such as conv0.0.weight and layer1.0.conv1.1.gamma.
@@ -27,7 +27,7 @@ ZOO_NAME = r"(^|\.)(conv[0-5]|layer[1-5]\.\d\.conv[12])\.[01]\."
 def describe(num_classes: int, negative_slope: float, spec: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint's metadata."""
     network = {
-        "name": NETWORK,
+        "name": MODEL.name,
         "num_classes": num_classes,
         "activation": "leaky_relu",
         "negative_slope": negative_slope,
@@ -55,7 +55,7 @@ def read_darknet(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of darknet's `.weights` of cfg/darknet53.cfg."""
     network = describe(1, 0.1, {})["network"]
     weights, num_classes = foreign.read_darknet(
-        path, network, darknet_order(), HEAD, "darknet53.cfg", may_lack_head=True
+        MODEL, path, network, darknet_order(), HEAD, "darknet53.cfg", may_lack_head=True
     )
     return weights, describe(num_classes, 0.1, foreign.darknet_input(256))
 
@@ -77,8 +77,8 @@ def refuse_zoo(path: Path) -> NoReturn:
 def main(argv: list[str] | None = None) -> None:
     options = foreign.argument_parser(__doc__).parse_args(argv)
     timm_readers = {ending: read_timm for ending in (".pth", ".pt", ".safetensors")}
-    foreign.convert(options, {".weights": read_darknet, ".ckpt": refuse_zoo, **timm_readers})
+    foreign.convert(MODEL, options, {".weights": read_darknet, ".ckpt": refuse_zoo, **timm_readers})
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.exporting import export_checkpoint
-from src.model_utils import config as configuration
-from src.model_utils import moxing_adapter
+from src.model_utils import moxing_adapter, program
 from src.model_utils.config import Config
+from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
-from src.recipe import read_config
+from src.recipe import MODEL
+
+SHOWN = (
+    "Network",
+    "Weights",
+    "Export",
+    "batch_size",
+    "class_num",
+    "image_height",
+    "image_width",
+    "Device",
+    "ModelArts",
+)  # sections and keys of the recipe in --help
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         init_logger(None, "export.log")
         batch_size = config.batch_size if "batch_size" in config.given else 1
-        export_checkpoint(config, config.checkpoint_path, config.file_name, batch_size)
+        export_checkpoint(MODEL, config, config.checkpoint_path, config.file_name, batch_size)
 
 
 def adapt_paths(config: Config) -> Config:
@@ -29,4 +40,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

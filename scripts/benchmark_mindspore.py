@@ -147,10 +147,9 @@ def infer(spec: dict[str, Any]) -> Job:
 def export(spec: dict[str, Any]) -> Job:
     """Writes the ONNX file of the network to the path of the specification, as export.py does."""
     network, facts = build({**spec, "measures": False})
+    import mindspore as ms
     from src.folding import fold_batch_norm
     from src.onnx_graph import simplify
-
-    import mindspore as ms
 
     network = for_inference(fold_batch_norm(network.set_train(False)), spec)
     images = ms.Tensor(images_of(spec))

@@ -19,9 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "yolov3_res2net50"))
 
-from src.boxes import detect, place  # noqa: E402
-
 import numpy as np  # noqa: E402
+from src.boxes import detect, place  # noqa: E402
 
 MOST = 10.0  # milliseconds for a picture
 STRIDES = (32, 16, 8)

@@ -11,19 +11,19 @@ import sys
 import time
 from pathlib import Path
 
-from src.evaluation import evaluate
 from src.model_utils import device_adapter
 from src.model_utils.callbacks import Interrupt, Position
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
 from src.model_utils.train_step import TrainStep
-from src.pipeline import build_pipeline
 
 import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor, nn, ops
 from sklearn.datasets import load_digits
+from src.evaluation import evaluate
+from src.pipeline import build_pipeline
 
 IMAGES, ODD_IMAGES, GLOBAL_BATCH, STEPS = 320, 317, 32, 20  # two epochs of ten steps
 COUNTS = {1: (3,), 2: (3, 20000), 4: (3, 0, 9000, 1)}  # rows that each rank gives, by the number of ranks

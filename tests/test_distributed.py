@@ -23,7 +23,7 @@ WORKER = Path(__file__).with_name("distributed_worker.py")
 LAUNCHER = """#!/usr/bin/env bash
 set -euo pipefail
 USAGE="Usage: bash run.sh NUMBER"
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 parse_arguments "$@"
 JOB=(distributed_worker.py)
 run_cluster_job train log "${ARGS[0]}"
@@ -50,7 +50,7 @@ class Server:
         scripts = root / "model" / "scripts"
         for folder in (self.folder, scripts, root / "bin"):
             folder.mkdir(parents=True)
-        shutil.copy(ROOT / "utils/launchers/common.sh", scripts)
+        shutil.copytree(ROOT / "utils/launchers", scripts / "shared")
         (scripts / "run.sh").write_text(LAUNCHER)
         shutil.copy(WORKER, root / "model")
         self.command = ["bash", str(scripts / "run.sh"), str(processes), "--wait"]

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from launcher_bench import STALE, Bench, values
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STAND_IN = ROOT / "utils/common/tests/stand_in.py"
 DATA, TABLE, NUMBER = "image net", "rank table.json", "2"
 CALLS = {  # with NUMBER processes, which others take from DEVICE_NUM
     "cspdarknet53/scripts/run_distribute_train.sh": [DATA],
@@ -35,68 +33,46 @@ TABLE_CALLS = {
     "yolov3_res2net50/scripts/run_distribute_train.sh": [DATA, TABLE],
 }
 SERVERS = [[(0, 2), (1, 3)], [(4, 1), (7, 0)]]  # (device, rank) of the devices of each
-STALE = {"DEVICE_ID": "6", "RANK_ID": "6", "RANK_SIZE": "8", "RANK_TABLE_FILE": "old.json"}
-OF_RANKS = ("DEVICE_ID", "RANK_ID", "RANK_SIZE", "DEVICE_NUM", "RANK_TABLE_FILE")
+OF_RANKS = "DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM RANK_TABLE_FILE"
 
 
-class Bench:
-    """The launchers of a model, a caller's folder with data and a rank table, and stand-ins that come first on PATH."""
+class Ranks(Bench):
+    """The launchers of a model, with data and a rank table in the caller's folder; msrun and mpirun start ranks."""
 
     def __init__(self, root: Path, launcher: str):
-        self.model, self.caller, self.notes = root / "my model", root / "some where", root / "notes"
-        for folder in (root / "bin", self.notes, self.caller / DATA / "train", self.caller / DATA / "val"):
-            folder.mkdir(parents=True)
-        shutil.copytree((ROOT / launcher).parent, self.model / "scripts")
-        self.script = self.model / "scripts" / Path(launcher).name
-        for name in ("python", "msrun", "mpirun", "taskset"):
-            path = root / "bin" / name
-            path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-S", str(STAND_IN), name])} "$@"\n')
-            path.chmod(0o755)
-        servers = [[{"device_id": str(d), "rank_id": str(r)} for d, r in devices] for devices in SERVERS]
-        table = {"server_list": [{"device": devices} for devices in servers]}
-        (self.caller / TABLE).write_text(json.dumps(table))
-        self.environment = {
-            "PATH": f"{root / 'bin'}:{os.defpath}", "STAND_IN_DIR": str(self.notes), "STAND_IN_RANKS": "1",
-            "LAUNCH_KILL_SECONDS": "1", **STALE,
-        }  # fmt: skip
+        super().__init__(root, (ROOT / launcher).parent)
+        self.script = Path(launcher).name
+        self.make(f"{DATA}/train/", f"{DATA}/val/")
+        self.rank_table(*SERVERS)
+        self.environment.update(STALE, STAND_IN_RANKS="1")
+        del self.environment["DEVICE_NUM"]
 
-    def run(self, *arguments: str, **environment: str) -> dict[str, list[dict]]:
-        """Start the launcher; what the stand-ins recorded, by their names, that of ranks in the order of these."""
-        for path in self.notes.iterdir():
-            path.unlink()
-        result = subprocess.run(
-            ["bash", str(self.script), *arguments, "--wait"], cwd=self.caller, env={**self.environment, **environment},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+    def ranks(self, *arguments: str, **environment: str) -> dict[str, list[dict]]:
+        """Run the launcher; what the stand-ins recorded, by their names, that of ranks in the order of these."""
+        self.forget()
+        result = self.run(self.script, *arguments, "--wait", **environment)
         assert (result.returncode, result.stderr) == (0, "")
-        found: dict[str, list[dict]] = {name: [] for name in ("python", "msrun", "mpirun", "taskset")}
-        for path in self.notes.glob("*.json"):
-            found[path.name.split("-")[0]].append(json.loads(path.read_text()))
-        for entries in found.values():
-            entries.sort(
-                key=lambda entry: int(entry["env"].get("RANK_ID", entry["env"].get("OMPI_COMM_WORLD_RANK", 0)))
-            )
-        return found
+        return {name: self.records(name) for name in ("python", "msrun", "mpirun", "taskset")}
 
     def command(self, call: list[str]) -> list[str]:
         """What the launcher starts for one process."""
         one = ["1" if word == NUMBER else word for word in call]
-        (job,) = self.run(*one, DEVICE_NUM="1")["python"]
+        (job,) = self.ranks(*one, DEVICE_NUM="1")["python"]
         return job["argv"]
 
 
 def of_rank(job: dict) -> list[str | None]:
-    return [job["env"].get(name) for name in OF_RANKS]
+    return values(job, OF_RANKS)
 
 
 @pytest.mark.parametrize("launcher", CALLS)
 def test_msrun(launcher, tmp_path):
     """The default, on one server and on the second one of two."""
-    bench = Bench(tmp_path, launcher)
+    bench = Ranks(tmp_path, launcher)
     command, call = bench.command(CALLS[launcher]), CALLS[launcher]
     servers = {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1", "WORKER_NUM": "4"}
     for environment, first, size in (({}, 0, "2"), (servers, 2, "4")):
-        found = bench.run(*call, DEVICE_NUM=NUMBER, **environment)
+        found = bench.ranks(*call, DEVICE_NUM=NUMBER, **environment)
         (job,) = found["msrun"]
         words = job["argv"][: job["argv"].index("train.py")]
         options = dict(zip(words[::2], words[1::2]))
@@ -118,9 +94,9 @@ def test_msrun(launcher, tmp_path):
 
 @pytest.mark.parametrize("launcher", CALLS)
 def test_mpirun(launcher, tmp_path):
-    bench = Bench(tmp_path, launcher)
+    bench = Ranks(tmp_path, launcher)
     command = bench.command(CALLS[launcher])
-    found = bench.run(*CALLS[launcher], DEVICE_NUM=NUMBER, LAUNCHER="mpirun")
+    found = bench.ranks(*CALLS[launcher], DEVICE_NUM=NUMBER, LAUNCHER="mpirun")
     (job,) = found["mpirun"]
     run_dir = command[command.index("--run_dir") + 1]
     words = job["argv"][: job["argv"].index("train.py")]
@@ -138,9 +114,9 @@ def test_mpirun(launcher, tmp_path):
 @pytest.mark.parametrize("server", [0, 1])
 def test_rank_table_of_two_servers(launcher, server, tmp_path):
     """One process for each device of the server, in a folder of its own."""
-    bench = Bench(tmp_path, launcher)
+    bench = Ranks(tmp_path, launcher)
     command = bench.command(CALLS[launcher])
-    found = bench.run(*TABLE_CALLS[launcher], SERVER_ID=str(server))
+    found = bench.ranks(*TABLE_CALLS[launcher], SERVER_ID=str(server))
     assert found["msrun"] == found["mpirun"] == [] and len(found["python"]) == 2
     for job, (index, (device, rank)) in zip(found["python"], sorted(enumerate(SERVERS[server]), key=lambda e: e[1][1])):
         assert of_rank(job) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
@@ -152,7 +128,7 @@ def test_rank_table_of_two_servers(launcher, server, tmp_path):
 @pytest.mark.parametrize("launcher", TABLE_CALLS)
 def test_a_rank_table_counts_more_than_the_number(launcher, tmp_path):
     """A variable DEVICE_NUM of the shell does not turn a call with a rank table into another one."""
-    found = Bench(tmp_path, launcher).run(*TABLE_CALLS[launcher], SERVER_ID="1", DEVICE_NUM="8")
+    found = Ranks(tmp_path, launcher).ranks(*TABLE_CALLS[launcher], SERVER_ID="1", DEVICE_NUM="8")
     assert found["msrun"] == [] and [rank["env"]["DEVICE_NUM"] for rank in found["python"]] == ["2", "2"]
 
 

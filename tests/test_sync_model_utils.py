@@ -1,43 +1,56 @@
 """Tests of scripts/sync_model_utils.py on a small repository: every kind of drift is found and named."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import sync_model_utils as sync
 
 import pytest
 
-GOOD = """\
-import os
+DETECTOR, CLASSIFICATION = next(iter(sync.LEFT_OUT.items()))
+FOLDERS = ("alpha", "beta", DETECTOR)
+SOURCES = {
+    "utils/model_utils/config.py": "import os\n",
+    "utils/model_utils/README.md": "The guide.\n",
+    "utils/model_utils/classification/loss.py": "import math\n",
+    "utils/launchers/common.sh": "echo\n",
+    "utils/cpp_infer/CMakeLists.txt": "project(x)\n",
+    "utils/cpp_infer/build.sh": "make\n",
+    "utils/cpp_infer/inc/a.h": "int a;\n",
+    "utils/cpp_infer/src/a.cc": "int a;\n",
+}
+# One file of each copied directory.
+COPIES = ("src/model_utils/config.py", "scripts/shared/common.sh", "ascend310_infer/src/a.cc")
 
-import mindspore as ms
-import numpy as np
 
-VALUE = (os.sep, np.pi, ms.__version__)
-"""
-
-
-def shared(name, body=GOOD):
-    return f"{sync.HEADER.format(source='utils/model_utils/' + name)}\n{body}"
+def put(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
 
 
 @pytest.fixture
-def repository(tmp_path):
-    """Two model folders with the copies of two shared files."""
-    for folder in ("alpha", "beta"):
-        (tmp_path / folder / "src/model_utils").mkdir(parents=True)
-        (tmp_path / folder / "train.py").write_text("")
-    (tmp_path / "utils/model_utils").mkdir(parents=True)
-    (tmp_path / "docs").mkdir()
-    for name, body in (("config.py", GOOD), ("logger.py", "from .config import VALUE\nfrom . import config\n")):
-        (tmp_path / "utils/model_utils" / name).write_text(shared(name, body))
+def repository(tmp_path, capsys):
+    """Two classifiers and a detector with their copies; not a checkout of git."""
+    for folder in FOLDERS:
+        put(tmp_path / folder / "train.py")
+    for name, text in SOURCES.items():
+        first = "#!/usr/bin/env bash\n" if name.endswith(".sh") else ""
+        put(tmp_path / name, f"{first}{sync.header(Path(name))}\n{text}")
+    (tmp_path / "utils/cpp_infer/build.sh").chmod(0o755)
     sync.write(tmp_path)
+    capsys.readouterr()
     return tmp_path
 
 
-def set_source(repository, body, name="config.py"):
-    (repository / "utils/model_utils" / name).write_text(shared(name, body))
-    sync.write(repository)
+@pytest.fixture
+def checkout(repository):
+    """The same as a checkout of git that ignores what a build leaves."""
+    subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
+    put(repository / ".gitignore", "__pycache__/\n/*/ascend310_infer/out/\n/utils/cpp_infer/out/\n")
+    return repository
 
 
 def only(findings):
@@ -45,339 +58,273 @@ def only(findings):
     return findings[0]
 
 
+def test_the_folders_of_this_repository_are_in_order():
+    assert sync.check(sync.ROOT) == []
+    assert (sync.ROOT / DETECTOR / "train.py").is_file() and (sync.ROOT / CLASSIFICATION).is_dir()
+
+
 def test_equal_copies_pass(repository, capsys):
-    assert sync.check(repository) == []
     assert sync.main(["--check"], repository) == 0
-    assert capsys.readouterr().out == "2 shared files, 4 copies: all equal\n"
+    assert capsys.readouterr() == ("8 shared files, 23 copies: all equal\n", "")
 
 
-def test_a_changed_copy_is_named_with_its_line_and_the_mend(repository, capsys):
-    copy = repository / "beta/src/model_utils/config.py"
-    copy.write_text(copy.read_text().replace("import os", "import sys"))
+def test_the_program_needs_one_action(capsys):
+    for arguments in ([], ["--check", "--write"]):
+        with pytest.raises(SystemExit, match="2"):
+            sync.main(arguments)
+        assert "--write" in capsys.readouterr().err
+
+
+# ---- Copies that are missing or differ
+
+
+def test_each_directory_is_copied_whole_to_its_place(repository):
+    for source, place in sync.COPIED.items():
+        files = {path.relative_to(repository / source) for path in (repository / source).rglob("*") if path.is_file()}
+        for folder in ("alpha", "beta"):
+            copies = repository / folder / place
+            assert {path.relative_to(copies) for path in copies.rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_a_changed_copy_is_named_with_its_line_and_the_mend(repository, capsys, name):
+    copy = repository / "beta" / name
+    number = len(copy.read_text().splitlines())
+    copy.write_text(copy.read_text() + "extra\n")
     assert sync.main(["--check"], repository) == 1
-    error = capsys.readouterr().err
-    assert "beta/src/model_utils/config.py differs from utils/model_utils/config.py in line 2: " in error
-    assert r"source 'import os\n', copy 'import sys\n'; python scripts/sync_model_utils.py --write" in error
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"beta/{name} differs from utils/")
+    assert captured.err.endswith(
+        rf"in line {number + 1}: source has ended, copy 'extra\n'; python scripts/sync_model_utils.py --write" + "\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "copy", "expected"),
     [
         (b"a\nb\n", b"a\nb\n", ""),
+        (b"a\nb\n", b"a\nc\n", r"line 2: source 'b\n', copy 'c\n'"),
         (b"a\nb\n", b"a\n", r"line 2: source 'b\n', copy has ended"),
         (b"a\n", b"a\nb\n", r"line 2: source has ended, copy 'b\n'"),
         (b"a\n", b"a\r\n", r"line 1: source 'a\n', copy 'a\r\n'"),
         (b"a\n", b"a", r"line 1: source 'a\n', copy 'a'"),
+        (b"a\n", b"\xff\n", "line 1: source 'a\\n', copy '\ufffd\\n'"),
     ],
 )
-def test_first_difference(source, copy, expected):
-    assert sync.first_difference(source, copy) == expected
+def test_the_first_difference_is_described(tmp_path, source, copy, expected):
+    (tmp_path / "source").write_bytes(source)
+    (tmp_path / "copy").write_bytes(copy)
+    assert sync.difference(tmp_path / "source", tmp_path / "copy") == expected
 
 
-def test_a_missing_copy_is_found(repository):
-    (repository / "alpha/src/model_utils/logger.py").unlink()
-    assert only(sync.check(repository)).startswith("alpha/src/model_utils/logger.py is missing; python scripts/")
+@pytest.mark.parametrize(("name", "source"), [("build.sh", "executable"), ("src/a.cc", "not executable")])
+def test_a_changed_mode_is_found_and_mended(repository, name, source):
+    copy = repository / "alpha/ascend310_infer" / name
+    copy.chmod(copy.stat().st_mode ^ 0o111)
+    assert f"differs from utils/cpp_infer/{name} in mode: source {source}, copy " in only(sync.check(repository))
+    assert sync.main(["--write"], repository) == 0
 
 
-@pytest.mark.parametrize("name", ["extra.py", "deeper/extra.py"])
-def test_an_orphan_is_found_and_never_removed(repository, name):
-    orphan = repository / "alpha/src/model_utils" / name
-    orphan.parent.mkdir(exist_ok=True)
-    orphan.write_text("")
-    assert only(sync.check(repository)).startswith(f"alpha/src/model_utils/{name} has no source in utils/model_utils")
-    assert sync.main(["--write"], repository) == 1
-    assert orphan.exists()
+def test_a_link_is_no_copy(repository):
+    copy = repository / "alpha/src/model_utils/config.py"
+    copy.unlink()
+    copy.symlink_to(repository / "utils/model_utils/config.py")
+    assert "in kind: it is a link" in only(sync.check(repository))
+    assert sync.main(["--write"], repository) == 0 and not copy.is_symlink()
 
 
-def test_a_removed_source_is_found(repository):
-    (repository / "utils/model_utils/config.py").unlink()
-    findings = "\n".join(sync.check(repository))
-    assert "alpha/src/model_utils/config.py has no source" in findings
-    assert "logger.py:2: imports its sibling config, whose source is missing" in findings
-    assert "logger.py:3: imports its sibling config, whose source is missing" in findings
+@pytest.mark.parametrize("name", COPIES)
+def test_a_missing_copy_is_found(repository, name):
+    (repository / "alpha" / name).unlink()
+    assert only(sync.check(repository)).startswith(f"alpha/{name} is missing")
 
 
-def test_no_source_at_all_is_found(repository):
-    for path in (repository / "utils/model_utils").iterdir():
-        path.unlink()
-    assert "utils/model_utils holds no Python file" in sync.check(repository)[0]
+def test_a_copy_that_git_ignores_is_missing_in_a_clone(checkout):
+    put(checkout / ".gitignore", "/alpha/src/model_utils/config.py\n")
+    assert only(sync.check(checkout)).startswith("alpha/src/model_utils/config.py is missing, or git ignores it")
 
 
-def test_no_model_folder_is_found(repository):
-    for folder in ("alpha", "beta"):
-        (repository / folder / "train.py").unlink()
-    assert only(sync.check(repository)).startswith("no folder with a train.py was found")
+# ---- Files too many
 
 
-@pytest.mark.parametrize(
-    ("body", "line", "imported"),
-    [
-        ("import cv2\n", 2, "cv2"),
-        ("import os, torch.nn as nn\n", 2, "torch.nn"),
-        ("from matplotlib import pyplot\n", 2, "matplotlib.pyplot"),
-        ("def f():\n    import sklearn\n", 3, "sklearn"),
-        ("if True:\n    try:\n        import moxing\n    except ImportError:\n        pass\n", 4, "moxing"),
-        ("import importlib\nm = importlib.import_module('onnx')\n", 3, "onnx"),
-        ("m = __import__('onnx')\n", 2, "onnx"),
-        ("from src.dataset import create\n", 2, "src.dataset.create"),
-        ("import logger\n", 2, "logger"),
-    ],
-)
-def test_a_foreign_import_is_found(repository, body, line, imported):
-    set_source(repository, body)
-    assert only(sync.check(repository)).startswith(f"utils/model_utils/config.py:{line}: imports {imported}; allowed")
+@pytest.mark.parametrize("place", ["src/model_utils", "scripts/shared", "ascend310_infer"])
+@pytest.mark.parametrize("name", ["extra.py", ".hidden", "deep/.er/notes.txt", "no_ending"])
+def test_an_orphan_is_found_and_not_removed(repository, capsys, place, name):
+    orphan = put(repository / "alpha" / place / name, "mine\n")
+    assert sync.main(["--write"], repository) == 1 and orphan.read_text() == "mine\n"
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith(f"alpha/{place}/{name} has no source; move it out")
+    assert len(captured.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "import yaml\nfrom PIL import Image\nimport mindspore.dataset as ds\nfrom mindspore import nn\n",
-        "from __future__ import annotations\nimport _thread, zoneinfo, math, xml.etree.ElementTree\n",
-        "import mindspore as ms\nprint(ms.__version__)\nclass A(ms.nn.Cell):\n    _private = 1\n    b = _private\n",
-    ],
-)
-def test_allowed_imports_pass(repository, body):
-    set_source(repository, body)
-    assert sync.check(repository) == []
+def test_a_dangling_link_is_an_orphan(repository):
+    (repository / "alpha/scripts/shared/link").symlink_to("nowhere")
+    assert only(sync.check(repository)).startswith("alpha/scripts/shared/link has no source")
 
 
-def test_moxing_is_allowed_in_its_adapter_only(repository):
-    set_source(repository, "def copy():\n    import moxing\n", "moxing_adapter.py")
-    assert sync.check(repository) == []
-
-
-def test_a_parent_import_is_found(repository):
-    set_source(repository, "from ..dataset import create\n")
-    assert "config.py:2: imports from outside its own folder" in only(sync.check(repository))
-
-
-@pytest.mark.parametrize(
-    ("body", "line", "private"),
-    [
-        ("from mindspore.ops import _grad\n", 2, "_grad"),
-        ("from mindspore._checkparam import Validator\n", 2, "_checkparam"),
-        ("import mindspore.ops._primitive_cache\n", 2, "_primitive_cache"),
-        ("import mindspore as ms\nms._c_expression.x()\n", 3, "_c_expression"),
-        ("from mindspore import ops as P\ny = P._op(1)\n", 3, "_op"),
-        ("import mindspore.nn as nn\ny = nn.layer._x\n", 3, "_x"),
-        ("import mindspore.nn\ny = mindspore.nn._x\n", 3, "_x"),
-    ],
-)
-def test_a_private_mindspore_name_is_found(repository, body, line, private):
-    set_source(repository, body)
-    finding = sync.check(repository)[0]
-    assert finding.startswith(f"utils/model_utils/config.py:{line}: ") and f"of which {private} is private" in finding
-
-
-@pytest.mark.parametrize("name", ["tinydarknet", "DarkNet53", "CSPDarkNet53", "TinyNet", "yolov3", "Res2Net"])
-def test_a_model_name_is_found(repository, name):
-    set_source(repository, f"# fine\n# as {name} does\n")
-    assert only(sync.check(repository)) == (
-        f"utils/model_utils/config.py:3: names the model {name}; take it as an argument"
+@pytest.mark.parametrize("name", ["model_utils/config.py", "launchers/common.sh", "cpp_infer/inc/a.h"])
+def test_the_copies_of_a_removed_source_are_removed(repository, capsys, name):
+    put(
+        (repository / "utils" / name).with_name("stays.py"),
+        f"{sync.header(Path('utils', name).with_name('stays.py'))}\n",
     )
+    (repository / "utils" / name).unlink()
+    findings = [line for line in sync.check(repository) if "has no source" in line]
+    assert len(findings) == 3 and all(line.endswith(f"has no source; {sync.MEND}") for line in findings)
+    assert sync.main(["--write"], repository) == 0
+    assert sum(line.startswith("removed ") for line in capsys.readouterr().out.splitlines()) == 3
 
 
-@pytest.mark.parametrize(
-    "first", ["", "# Shared file\n", sync.HEADER.format(source="utils/model_utils/other.py") + "\n"]
-)
-def test_a_wrong_first_line_is_found(repository, first):
-    (repository / "utils/model_utils/config.py").write_text(f"{first}{GOOD}")
-    sync.write(repository)
-    finding = only(sync.check(repository))
-    assert finding.startswith("utils/model_utils/config.py:1: the first line must be: # Shared file: source utils/")
-    assert finding.endswith("config.py; copy with: python scripts/sync_model_utils.py --write")
+def test_an_orphan_with_the_header_of_another_file_is_not_removed(repository):
+    copy = repository / "alpha/src/model_utils/config.py"
+    orphan = put(copy.with_name("my_config.py"), copy.read_text())
+    assert sync.main(["--write"], repository) == 1 and orphan.exists()
 
 
-def test_too_many_files_are_found(repository):
-    for number in range(7):
-        set_source(repository, GOOD, f"file{number}.py")
+def test_nothing_is_removed_when_a_source_directory_is_gone(repository):
+    shutil.rmtree(repository / "utils/launchers")
+    put(repository / "alpha/src/model_utils/config.py", "old\n")
+    assert "utils/launchers holds no file" in sync.check(repository)
+    assert sync.main(["--write"], repository) == 1
+    assert (repository / "alpha/scripts/shared/common.sh").is_file()
+
+
+def test_files_of_the_classifiers_do_not_belong_to_a_detector(repository):
+    name = "src/model_utils/classification/loss.py"
+    assert not (repository / DETECTOR / name).exists() and (repository / "beta" / name).is_file()
+    put(repository / DETECTOR / name, (repository / "beta" / name).read_text())
+    assert only(sync.check(repository)).startswith(f"{DETECTOR}/{name} has no source")
+    assert sync.main(["--write"], repository) == 0 and not (repository / DETECTOR / name).exists()
+
+
+@pytest.mark.parametrize("name", ["src/own.py", "scripts/own.sh", "own.py", "tests/deep/own.py"])
+@pytest.mark.parametrize("first", ["", "#!/bin/sh\n"])
+def test_a_stray_file_with_a_header_is_found(repository, name, first):
+    stray = put(repository / "alpha" / name, f"{first}{sync.header(Path('utils/common/src/own.py'))}\n")
+    assert only(sync.check(repository)).startswith(f"alpha/{name} has the header of a shared file")
+    assert sync.main(["--write"], repository) == 1 and stray.exists()
+
+
+@pytest.mark.parametrize("name", ["alpha/src/own.py", "docs/shared.py", "docs/deep/train.py"])
+def test_other_files_are_free(repository, name):
+    put(repository / name, "one\ntwo\n# Shared file: not at its beginning\n")
+    (repository / "alpha/data").symlink_to("nowhere")
     assert sync.check(repository) == []
-    set_source(repository, GOOD, "file7.py")
-    assert "holds 10 files, 9 at most" in only(sync.check(repository))
 
 
-def test_a_source_in_a_sub_folder_is_found(repository):
-    (repository / "utils/model_utils/deep").mkdir()
-    (repository / "utils/model_utils/deep/file.py").write_text("")
-    assert "utils/model_utils/deep/file.py lies in a sub-folder" in only(sync.check(repository))
+def test_a_header_outside_the_model_folders_is_no_matter(repository):
+    put(repository / "docs/shared.py", f"{sync.header(Path('utils/x.py'))}\n")
+    assert sync.check(repository) == []
 
 
-def test_a_source_that_is_not_python_is_found(repository):
-    set_source(repository, "x = (\n")
-    assert "config.py:2: is not Python" in only(sync.check(repository))
-
-
-def test_write_brings_copies_up_to_date_and_touches_nothing_else(repository, capsys):
-    stale, missing = repository / "alpha/src/model_utils/config.py", repository / "beta/src/model_utils/logger.py"
-    untouched = (repository / "beta/src/model_utils/config.py").stat().st_mtime_ns
-    stale.write_text("old")
-    missing.unlink()
-    missing.with_name("config.py").parent.joinpath("notes.txt").write_text("mine")
-    assert sync.main(["--write"], repository) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "wrote alpha/src/model_utils/config.py",
-        "wrote beta/src/model_utils/logger.py",
-        "2 shared files, 4 copies: all equal",
-    ]
-    assert stale.read_bytes() == (repository / "utils/model_utils/config.py").read_bytes()
-    assert (repository / "beta/src/model_utils/config.py").stat().st_mtime_ns == untouched
-    assert {path.name for path in stale.parent.iterdir()} == {"config.py", "logger.py"}
-
-
-def test_write_makes_the_folder_of_a_new_model(repository):
-    (repository / "gamma").mkdir()
-    (repository / "gamma/train.py").write_text("")
-    assert len(sync.check(repository)) == 2
-    assert sync.main(["--write"], repository) == 0
-
-
-def test_an_excluded_file_may_not_have_a_copy(repository):
-    excluded = frozenset({("alpha", "logger.py")})
-    assert only(sync.check(repository, excluded)).startswith("alpha/src/model_utils/logger.py has no source")
-    (repository / "alpha/src/model_utils/logger.py").unlink()
-    assert sync.check(repository, excluded) == []
-    assert sync.write(repository, excluded) == []
-
-
-@pytest.mark.parametrize("pair", [("alpha", "gone.py"), ("gone", "logger.py")])
-def test_a_stale_exclusion_is_found(repository, pair):
-    assert f"EXCLUDED names ({pair[0]}, {pair[1]})" in only(sync.check(repository, frozenset({pair})))
-
-
-def test_program_needs_one_action():
-    done = subprocess.run([sys.executable, sync.__file__], capture_output=True, text=True)
-    assert done.returncode == 2 and "--check" in done.stderr
-
-
-# ---- Shared files that lie among a folder's own ones
-
-
-@pytest.fixture
-def mirrored(repository):
-    """A program and a shell library that all folders share."""
-    for name, first in (("classification/src/inner.py", ""), ("launchers/common.sh", "#!/usr/bin/env bash\n")):
-        path = repository / "utils" / name
-        path.parent.mkdir(parents=True)
-        path.write_text(f"{first}{sync.HEADER.format(source=f'utils/{name}')}\n")
-    (repository / "utils/launchers/common.sh").chmod(0o755)
-    sync.write(repository)
-    return repository
-
-
-def test_mirrored_files_lie_at_their_places(mirrored):
-    assert sync.check(mirrored) == []
-    for folder in ("alpha", "beta"):
-        assert (mirrored / folder / "src/inner.py").is_file()
-        assert (mirrored / folder / "scripts/common.sh").stat().st_mode & 0o111
-
-
-def test_a_changed_mirrored_copy_is_found(mirrored):
-    (mirrored / "beta/scripts/common.sh").write_text("rm -rf\n")
-    assert "beta/scripts/common.sh differs from utils/launchers/common.sh in line 1" in only(sync.check(mirrored))
-    assert sync.write(mirrored) == ["beta/scripts/common.sh"]
-
-
-@pytest.mark.parametrize("text, finding", [("DarkNet53", "names the model"), ("import pandas", "imports pandas")])
-def test_mirrored_sources_are_checked(mirrored, text, finding):
-    path = mirrored / "utils/classification/src/inner.py"
-    path.write_text(path.read_text() + (f"# {text}\n" if text[0].isupper() else f"{text}\n"))
-    sync.write(mirrored)
-    assert finding in only(sync.check(mirrored))
-
-
-def test_a_shell_library_needs_its_header_after_the_first_line(mirrored):
-    (mirrored / "utils/launchers/common.sh").write_text("#!/usr/bin/env bash\necho\n")
-    sync.write(mirrored)
-    assert "common.sh:2: the second line must be" in only(sync.check(mirrored))
-
-
-def test_an_excluded_mirrored_file_has_no_copy(mirrored):
-    excluded = frozenset({("alpha", "inner.py")})
-    (mirrored / "alpha/src/inner.py").unlink()
-    assert sync.check(mirrored, excluded) == [] and sync.write(mirrored, excluded) == []
-
-
-def test_a_detector_has_no_files_of_the_classifiers(mirrored):
-    name = min(sync.DETECTORS)
-    (mirrored / name).mkdir()
-    (mirrored / name / "train.py").write_text("")
-    common = mirrored / "utils/common/src/step.py"
-    common.parent.mkdir(parents=True)
-    common.write_text(f"{sync.HEADER.format(source='utils/common/src/step.py')}\n")
-    sync.write(mirrored)
-    assert sync.check(mirrored) == []
-    assert not (mirrored / name / "src/inner.py").exists() and (mirrored / name / "scripts/common.sh").is_file()
-    assert all((mirrored / folder / "src/step.py").is_file() for folder in ("alpha", "beta", name))
-
-
-# ---- The application in C++
-
-
-@pytest.fixture
-def application(repository):
-    """Sources of an application whose comments are written in three ways, and what a build leaves beside them."""
-    folder = repository / "utils/cpp_infer"
-    for name in ("CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            f"{'#!/bin/sh' + chr(10) if name == 'build.sh' else ''}{sync.header(f'utils/cpp_infer/{name}')}\n"
-        )
-    for name in ("out/CMakeLists.txt", "out/inc/a.h", "inc/notes.txt", "build.log", "src/deep/b.cc"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("")
-    (folder / "build.sh").chmod(0o755)
-    sync.write(repository)
-    return repository
-
-
-def test_the_application_is_copied_without_what_a_build_leaves(application, capsys):
-    assert sync.check(application) == []
-    for folder in ("alpha", "beta"):
-        place = application / folder / "ascend310_infer"
-        files = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-        assert files == {"CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"}
-        assert (place / "build.sh").stat().st_mode & 0o777 == 0o755
-        assert not (place / "README.md").stat().st_mode & 0o111
-    assert sync.main(["--check"], application) == 0
-    assert capsys.readouterr().out == "7 shared files, 14 copies: all equal\n"
+# ---- The sources
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("inc/a.h", "// {}"),
-        ("src/a.cc", "// {}"),
-        ("CMakeLists.txt", "# {}"),
-        ("build.sh", "# {}"),
-        ("README.md", "<!-- {} -->"),
+        ("model_utils/config.py", "# {}"),
+        ("model_utils/README.md", "<!-- {} -->"),
+        ("model_utils/classification/loss.py", "# {}"),
+        ("launchers/common.sh", "# {}"),
+        ("cpp_infer/CMakeLists.txt", "# {}"),
+        ("cpp_infer/inc/a.h", "// {}"),
+        ("cpp_infer/src/a.cc", "// {}"),
     ],
 )
-def test_each_language_has_its_own_form_of_the_header(application, name, line):
-    source = f"utils/cpp_infer/{name}"
-    text = f"Shared file: source {source}; copy with: python scripts/sync_model_utils.py --write"
-    path = application / source
-    assert line.format(text) in path.read_text().splitlines()[:2]
-    path.write_text("#include <x>\n")
-    sync.write(application)
-    assert only(sync.check(application)) == f"{source}:1: the first line must be: {line.format(text)}"
+@pytest.mark.parametrize("change", ["lower", "first", "other", "empty"])
+def test_a_source_begins_with_its_header_in_the_comments_of_its_language(repository, name, line, change):
+    source = f"utils/{name}"
+    line = line.format(f"Shared file: source {source}; copy with: python scripts/sync_model_utils.py --write")
+    text = (repository / source).read_text()
+    first = "#!/usr/bin/env bash\n" if name.endswith(".sh") else ""
+    assert text.startswith(f"{first}{line}\n")
+    changed = {"lower": f"{first}\n{text}", "first": text.replace(f"{line}\n", ""), "empty": ""}
+    (repository / source).write_text(changed.get(change, text.replace(source, "utils/other.py")))
+    sync.write(repository)
+    expected = f"{source}: the first line, or the second after #!, must be: {line}"
+    assert only(sync.check(repository)) == expected
 
 
-@pytest.mark.parametrize("name", ["CMakeLists.txt", "README.md", "build.sh", "inc/a.h", "src/a.cc"])
-def test_a_changed_application_and_a_model_in_it_are_found(application, name):
-    (application / "beta/ascend310_infer" / name).write_text("old")
-    assert only(sync.check(application)).startswith(
-        f"beta/ascend310_infer/{name} differs from utils/cpp_infer/{name} in line 1: "
-    )
-    assert sync.write(application) == [f"beta/ascend310_infer/{name}"]
-    with (application / "utils/cpp_infer" / name).open("a") as file:
-        file.write("as TinyNet does\n")
-    sync.write(application)
-    assert "names the model TinyNet; take it as an argument" in only(sync.check(application))
+def test_no_model_folder_is_found(repository):
+    for folder in FOLDERS:
+        (repository / folder / "train.py").unlink()
+    assert only(sync.check(repository)).startswith("no folder with a train.py was found")
 
 
-def test_a_file_of_the_application_without_a_source_is_found(application):
-    (application / "utils/cpp_infer/src/a.cc").unlink()
-    assert sync.check(application) == [
-        f"{folder}/ascend310_infer/src/a.cc has no source in utils/cpp_infer; remove it" for folder in ("alpha", "beta")
+# ---- What counts as a file
+
+
+def test_what_git_ignores_does_not_count(checkout):
+    for name in ("utils/model_utils/__pycache__/config.pyc", "alpha/scripts/shared/__pycache__/x.pyc"):
+        put(checkout / name)
+    for name in ("utils/cpp_infer/out/main", "alpha/ascend310_infer/out/main"):
+        put(checkout / name)
+    assert sync.main(["--write"], checkout) == 0
+    assert not (checkout / "beta/ascend310_infer/out").exists()
+
+
+@pytest.mark.parametrize("name", ["alpha/src/model_utils/new.py", "utils/model_utils/new.py"])
+def test_files_that_git_tracks_count_as_far_as_they_exist(checkout, name):
+    path = put(checkout / name, "x\n")
+    subprocess.run(["git", "-C", str(checkout), "add", "."], check=True)
+    assert sync.check(checkout) != []
+    path.unlink()
+    assert sync.check(checkout) == []
+
+
+def test_without_git_the_caches_of_python_do_not_count(repository, monkeypatch):
+    put(repository / "alpha/src/model_utils/deep/__pycache__/config.pyc")
+    assert sync.check(repository) == []
+    (repository / ".git").mkdir()
+    monkeypatch.setenv("PATH", "")
+    assert sync.check(repository) == []
+
+
+# ---- Writing
+
+
+def test_write_brings_copies_up_to_date_and_touches_nothing_else(repository, capsys):
+    stale, missing = repository / "alpha/src/model_utils/config.py", repository / "beta/ascend310_infer/build.sh"
+    untouched = (repository / "beta/src/model_utils/config.py").stat().st_mtime_ns
+    stale.write_text("old")
+    missing.unlink()
+    own = put(repository / "beta/src/own.py", "mine\n")
+    assert sync.main(["--write"], repository) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "wrote alpha/src/model_utils/config.py",
+        "wrote beta/ascend310_infer/build.sh",
+        "8 shared files, 23 copies: all equal",
     ]
+    assert stale.read_bytes() == (repository / "utils/model_utils/config.py").read_bytes()
+    assert missing.stat().st_mode & 0o777 == 0o755 and own.read_text() == "mine\n"
+    assert (repository / "beta/src/model_utils/config.py").stat().st_mtime_ns == untouched
+    assert not list(repository.rglob("*.tmp"))
+
+
+def test_a_copy_is_replaced_at_once(repository, monkeypatch):
+    """A reader, or an interrupted run, never sees half a file."""
+    copy = put(repository / "alpha/src/model_utils/config.py", "old\n")
+
+    def replace(temporary, target):
+        assert target == copy and target.read_text() == "old\n"
+        assert temporary.read_bytes() == (repository / "utils/model_utils/config.py").read_bytes()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        sync.main(["--write"], repository)
+    monkeypatch.undo()
+    sync.main(["--write"], repository)
+    assert sync.check(repository) == []
+
+
+def test_write_fills_the_folder_of_a_new_model(repository):
+    put(repository / "gamma/train.py")
+    assert len(sync.check(repository)) == 8
+    assert sync.main(["--write"], repository) == 0
+
+
+def test_the_program_starts_from_any_directory(tmp_path):
+    done = subprocess.run([sys.executable, sync.__file__, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--check" in done.stdout

@@ -15,18 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from src import weights as foreign
-from src.model_utils import config as configuration
-from src.model_utils.config import DataError
-from src.recipe import NETWORK
-from src.weights import Weights
+from src.model_utils import program
+from src.model_utils import weights as foreign
+from src.model_utils.errors import DataError
+from src.model_utils.weights import Weights
+from src.recipe import MODEL
 
 HEAD = "conv16"
 
 
 def describe(num_classes: int, spec: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     """A checkpoint's metadata: the network with changes, and its input, ImageNet's unless another `spec` is given."""
-    network = {"name": NETWORK, "num_classes": num_classes, "negative_slope": 0.1, "bn_eps": 1e-5, **changes}
+    network = {"name": MODEL.name, "num_classes": num_classes, "negative_slope": 0.1, "bn_eps": 1e-5, **changes}
     spec = spec or foreign.input_description(224, 0.875, "bilinear")
     return {"network": network, "input": spec, "class_names": None}
 
@@ -34,6 +34,7 @@ def describe(num_classes: int, spec: dict[str, Any] | None = None, **changes: An
 def read_darknet(path: Path) -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of darknet's `.weights` of cfg/tiny.cfg."""
     weights, num_classes = foreign.read_darknet(
+        MODEL,
         path,
         describe(1)["network"],
         [f"conv{index}" for index in range(1, 16)],
@@ -84,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     name_map = foreign.read_yaml(options.name_map, "name_map", dict) or {}
     from_torch = functools.partial(read_torch, name_map=name_map)
     torch_readers = {ending: from_torch for ending in (".pth", ".pt", ".safetensors")}
-    foreign.convert(options, {".weights": read_darknet, ".ckpt": read_zoo, **torch_readers})
+    foreign.convert(MODEL, options, {".weights": read_darknet, ".ckpt": read_zoo, **torch_readers})
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from src.dataset import count_images, create_dataset, find_classes
-from src.evaluation import evaluate, match_classes
-from src.inference import load_network, with_input
-from src.model_utils import config as configuration
-from src.model_utils import device_adapter, moxing_adapter
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.classification.evaluation import evaluate, load_for_evaluation, match_classes
 from src.model_utils.config import Config
 from src.model_utils.logger import init_logger
-from src.recipe import FOLDER, read_config
+from src.recipe import FOLDER, MODEL
+
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Weights", "batch_size", "run_dir", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config)
         logger = init_logger(config.run_dir, "eval.log", device.rank)
-        network, about = load_network(config.checkpoint_path, config, use_ema=config.use_ema)
-        is_fixed = config.dataset_name == "cifar10"
-        names = match_classes(find_classes(config, False, device), about, config, is_fixed)
-        config = with_input(config, about)
-        dataset = create_dataset(config, False, device, names)
-        if config.dry_run:
-            logger.info("dry run: everything was built, nothing was evaluated")
-            return
-        totals = evaluate(network, dataset, config.batch_size, count_images(config, False), device)
-        logger.info("accuracy:  %s", totals.accuracies())
+        match = functools.partial(match_classes, is_fixed=config.dataset_name == "cifar10")
+        config, network, dataset = load_for_evaluation(
+            MODEL, config, device, config.checkpoint_path, use_ema=config.use_ema, match=match
+        )
+        if not config.dry_run:
+            images = MODEL.count_images(config, "val")
+            totals = evaluate(network, dataset, config.batch_size, images, device)
+            logger.info("accuracy:  %s", totals.accuracies())
 
 
 def adapt_paths(config: Config) -> Config:
@@ -42,4 +42,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from src.exporting import export_checkpoint
-from src.model_utils import config as configuration
-from src.model_utils import moxing_adapter
+from src.model_utils import moxing_adapter, program
 from src.model_utils.config import Config
+from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
-from src.recipe import FOLDER, read_config
+from src.recipe import FOLDER, MODEL
+
+SHOWN = (
+    "Weights",
+    "Export",
+    "batch_size",
+    "num_classes",
+    "image_height",
+    "image_width",
+    "Device",
+    "ModelArts",
+)  # sections and keys of the recipe in --help
 
 
 def output_name(config: Config) -> str:
@@ -20,11 +30,11 @@ def output_name(config: Config) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         init_logger(None, "export.log")
         batch_size = config.batch_size if "batch_size" in config.given else 1
-        export_checkpoint(config, config.checkpoint_path, output_name(config), batch_size)
+        export_checkpoint(MODEL, config, config.checkpoint_path, output_name(config), batch_size)
 
 
 def adapt_paths(config: Config) -> Config:
@@ -35,4 +45,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

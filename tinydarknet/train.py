@@ -1,53 +1,43 @@
-"""Train TinyDarkNet: recipe -> device -> data -> network -> loss -> schedule -> optimizer -> training, resumable."""
+"""Train TinyDarkNet: configuration -> device -> data -> network -> loss -> learning rates -> optimizer -> training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from src.finetuning import parameter_groups
-from src.model_utils import config as configuration
-from src.model_utils import device_adapter, moxing_adapter
-from src.model_utils.config import Config, UsageError
-from src.recipe import is_head, read_config
-from src.training import Training
+from src.lr_scheduler import get_lr
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.classification.loss import smoothed_cross_entropy
+from src.model_utils.config import Config
+from src.model_utils.logger import init_logger
+from src.model_utils.optimizers import momentum_sgd
+from src.model_utils.pretrained import create_network
+from src.model_utils.training import find_data, train
+from src.recipe import MODEL
 
-import mindspore as ms
-import numpy as np
-from mindspore import nn
-
-
-def create_loss(config: Config) -> nn.Cell:
-    """Cross entropy. Smoothing gives 1 - f to the true class and f / (classes - 1) to each other one.
-
-    The framework's own smoothing gives e / classes to all classes, so e = f * classes / (classes - 1).
-    """
-    if not config.use_label_smooth or config.num_classes == 1:
-        return nn.CrossEntropyLoss()
-    smoothing = config.label_smooth_factor * config.num_classes / (config.num_classes - 1)
-    if not 0 <= smoothing <= 1:
-        raise UsageError(f"label_smooth_factor={config.label_smooth_factor}: 0 to (classes - 1) / classes is accepted")
-    return nn.CrossEntropyLoss(label_smoothing=smoothing)
-
-
-def create_optimizer(config: Config, network: nn.Cell, learning_rates: np.ndarray) -> nn.Optimizer:
-    """Momentum SGD; biases, gamma and beta have no weight decay, the head has its own factor of the learning rate."""
-    parameters = network.trainable_params()
-    groups = parameter_groups(parameters, learning_rates, config.weight_decay, is_head, config.head_lr_factor)
-    return nn.Momentum(groups, ms.Tensor(learning_rates), config.momentum)
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Augmentation", "Training", "Weights", "Fine-tuning", "Checkpoints and logs", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config)
+        init_logger(config.run_dir, "train.log", device.rank)
+        data = find_data(MODEL, config, device)
         pretrained_path = config.checkpoint_path if config.pre_trained else ""
-        training = Training(config, device, create_loss, create_optimizer, pretrained_path)
-        training.logger.info("%s\nPlease check the above information for the configurations", config.to_yaml())
-        if config.dry_run:
-            training.logger.info("dry run: everything was built, nothing was trained")
-            return 0
-        training.resume()
-        return training.run()
+        config, about, network = create_network(MODEL, config, data.class_names, pretrained_path)
+        smoothing = config.label_smooth_factor if config.use_label_smooth else 0.0
+        loss_fn = smoothed_cross_entropy(config.num_classes, smoothing)
+        learning_rates = get_lr(config, data.steps_per_epoch)
+        optimizer = momentum_sgd(
+            network, learning_rates, momentum=config.momentum, weight_decay=config.weight_decay,
+            head=MODEL.is_head, head_lr_factor=config.head_lr_factor,
+        )  # fmt: skip
+        return train(
+            MODEL, config, device, data, network=network, about=about, loss_fn=loss_fn,
+            learning_rates=learning_rates, optimizer=optimizer,
+        )  # fmt: skip
 
 
 def adapt_paths(config: Config) -> Config:
@@ -63,4 +53,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -15,12 +15,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from src import weights as foreign
-from src.model_utils import config as configuration
+from src.model_utils import program
+from src.model_utils import weights as foreign
 from src.model_utils.checkpoint import NO_WEIGHTS
-from src.recipe import NETWORK
+from src.model_utils.weights import Weights
+from src.recipe import MODEL
 from src.tinynet import TWISTS, input_side, tinynet
-from src.weights import Weights
 
 
 def model_of(weights: Weights) -> str:
@@ -37,7 +37,7 @@ def described(weights: Weights) -> tuple[Weights, dict[str, Any]]:
     """Weights and their checkpoint's metadata."""
     model = model_of(weights)
     network = {
-        "name": NETWORK,
+        "name": MODEL.name,
         "model": model,
         "num_classes": foreign.class_count(weights, "classifier.weight"),
         "bn_momentum": 0.1,
@@ -72,8 +72,8 @@ def read_zoo(path: Path) -> tuple[Weights, dict[str, Any]]:
 def main(argv: list[str] | None = None) -> None:
     options = foreign.argument_parser(__doc__).parse_args(argv)
     timm_readers = {ending: read_timm for ending in (".pth", ".pt", ".safetensors")}
-    foreign.convert(options, {".ckpt": read_zoo, **timm_readers})
+    foreign.convert(MODEL, options, {".ckpt": read_zoo, **timm_readers})
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -1,73 +1,45 @@
-"""Train TinyNet: recipe -> device -> data -> network -> loss -> schedule -> optimizer -> training, resumable."""
+"""Train TinyNet: configuration -> device -> data -> network -> loss -> learning rates -> optimizer -> training."""
 
 from __future__ import annotations
 
 import eval as evaluation
-from src.finetuning import parameter_groups
-from src.model_utils import config as configuration
-from src.model_utils import device_adapter, moxing_adapter
-from src.model_utils.config import Config, UsageError
-from src.model_utils.device_adapter import Device
-from src.optimizer import rmsprop
-from src.recipe import is_head, read_config
+from src.lr_scheduler import get_lr
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.classification.loss import smoothed_cross_entropy
+from src.model_utils.config import Config
+from src.model_utils.logger import get_logger, init_logger
+from src.model_utils.pretrained import create_network
+from src.model_utils.training import find_data, train
+from src.optimizer import create_optimizer
+from src.recipe import MODEL
 from src.report import report_accuracies
-from src.training import Training
 
-import mindspore as ms
-import numpy as np
-from mindspore import nn
-
-
-def create_loss(config: Config) -> nn.Cell:
-    """Cross entropy. Smoothing gives 1 - f to the true class and f / (classes - 1) to each other one.
-
-    The framework's own smoothing gives e / classes to all classes, so e = f * classes / (classes - 1).
-    """
-    if not config.use_label_smooth or config.num_classes == 1:
-        return nn.CrossEntropyLoss()
-    smoothing = config.smoothing * config.num_classes / (config.num_classes - 1)
-    if not 0 <= smoothing <= 1:
-        raise UsageError(f"smoothing={config.smoothing}: 0 to (classes - 1) / classes is accepted")
-    return nn.CrossEntropyLoss(label_smoothing=smoothing)
-
-
-def create_optimizer(config: Config, network: nn.Cell, learning_rates: np.ndarray) -> nn.Optimizer:
-    """RMSProp or momentum SGD; biases, gamma and beta have no weight decay, the head its own factor of the rate."""
-    parameters = network.trainable_params()
-    groups = parameter_groups(parameters, learning_rates, config.weight_decay, is_head, config.head_lr_factor)
-    if config.opt == "sgd":
-        return nn.Momentum(groups, ms.Tensor(learning_rates), config.momentum)
-    try:
-        return rmsprop(groups, ms.Tensor(learning_rates), 0.9, config.momentum, config.opt_eps)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def regularize(config: Config, network: nn.Cell, device: Device) -> None:
-    """Dropout and drop-connect, with other masks on each rank."""
-    try:
-        network.regularize(config.drop, config.drop_connect, config.seed * 65536 + device.rank)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Augmentation", "Network", "Training", "Weights", "Fine-tuning", "Checkpoints and logs", "Device",
+    "Several devices", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int | None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     if not config.train:
         return evaluation.main(argv)
     with moxing_adapter.job(config, adapt_paths) as config:
         device = device_adapter.init(config, config.distributed)
-        training = Training(
-            config, device, create_loss, create_optimizer, config.ckpt, prepare=regularize, report=report_accuracies
-        )
-        training.logger.info("%s\nPlease check the above information for the configurations", config.to_yaml())
-        total = sum(parameter.size for parameter in training.network.trainable_params())
-        training.logger.info("Total number of parameters: %d", total)
-        if config.dry_run:
-            training.logger.info("dry run: everything was built, nothing was trained")
-            return 0
-        training.resume()
-        return training.run()
+        init_logger(config.run_dir, "train.log", device.rank)
+        data = find_data(MODEL, config, device)
+        config, about, network = create_network(MODEL, config, data.class_names, config.ckpt)
+        # Dropout and drop-connect have other masks on each rank.
+        network.regularize(config.drop, config.drop_connect, seed=config.seed * 65536 + device.rank)
+        loss_fn = smoothed_cross_entropy(config.num_classes, config.smoothing if config.use_label_smooth else 0.0)
+        learning_rates = get_lr(config, data.steps_per_epoch)
+        optimizer = create_optimizer(config, network, learning_rates, MODEL.is_head)
+        total = sum(parameter.size for parameter in network.trainable_params())
+        get_logger().info("Total number of parameters: %d", total)
+        return train(
+            MODEL, config, device, data, network=network, about=about, loss_fn=loss_fn,
+            learning_rates=learning_rates, optimizer=optimizer, report=report_accuracies,
+        )  # fmt: skip
 
 
 def adapt_paths(config: Config) -> Config:
@@ -83,4 +55,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -20,12 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src import weights as foreign
-from src.model_utils import checkpoint
-from src.model_utils import config as configuration
-from src.model_utils.config import DataError, UsageError
+from src.model_utils import checkpoint, program
+from src.model_utils import weights as foreign
+from src.model_utils.errors import DataError, UsageError
+from src.model_utils.weights import IMAGENET_MEAN, IMAGENET_STD, Weights
 from src.res2net import BLOCKS, Res2Net
-from src.weights import IMAGENET_MEAN, IMAGENET_STD, Weights
 
 import numpy as np
 
@@ -191,4 +190,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -11,17 +11,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from src.coco import data_paths, read_coco
-from src.coco_eval import import_pycocotools
-from src.dataset import create_dataset, find_classes, input_spec
-from src.evaluation import detection_options, evaluate, match_outputs, report
-from src.inference import load_network, with_input
-from src.model_utils import config as configuration
-from src.model_utils import device_adapter, moxing_adapter
-from src.model_utils.config import Config, UsageError
+from src.data.coco import data_paths, read_coco
+from src.dataset import input_spec
+from src.detect.coco_eval import import_pycocotools
+from src.detect.evaluation import detection_options, evaluate, match_outputs, report
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.config import Config
+from src.model_utils.dataset_checks import data_errors
+from src.model_utils.errors import UsageError
+from src.model_utils.inference import load_network, with_input
 from src.model_utils.logger import init_logger
-from src.recipe import read_config, require_agreement
+from src.recipe import MODEL, require_agreement
 from src.yolo import Detector
+
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Network", "Evaluation", "pretrained", "allow_partial_load", "use_ema", "per_batch_size", "log_path",
+    "Device", "Several devices", "ModelArts"
+)  # fmt: skip
 
 
 def with_size(config: Config, about: dict[str, Any]) -> Config:
@@ -33,7 +39,7 @@ def with_size(config: Config, about: dict[str, Any]) -> Config:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     with moxing_adapter.job(config, adapt_paths) as config:
         if not config.pretrained:
             raise UsageError("--pretrained is missing; give the checkpoint to evaluate, a .ckpt file")
@@ -42,16 +48,18 @@ def main(argv: list[str] | None = None) -> None:
         device = device_adapter.init(config, config.is_distributed)
         require_agreement(config, device)
         logger = init_logger(config.log_path, "eval.log", device.rank)
-        images, annotations = data_paths(config, False)
-        network, about = load_network(config.pretrained, config, use_ema=config.use_ema)
+        images, annotations = data_paths(config, "val")
+        network, about = load_network(MODEL, config.pretrained, config, use_ema=config.use_ema)
         config = with_size(config, about)
         spec = input_spec(config)
-        names = find_classes(config, False, device)
+        names = MODEL.find_classes(config, "val", device)
         coco = read_coco(images, annotations, check_images=False)
         outputs = match_outputs(names, about["class_names"], config.num_classes, annotations)
-        dataset = create_dataset(config, False, device, names)
+        dataset = MODEL.create_dataset(config, "val", device, names)
         logger.info("%d images of %s at %dx%d", len(coco.image_ids), annotations, spec["height"], spec["width"])
         if config.dry_run:
+            with data_errors(images):
+                next(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
             logger.info("dry run: everything was built, nothing was evaluated")
             return
         start = time.monotonic()
@@ -71,4 +79,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -13,27 +13,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.exporting import export_checkpoint
-from src.model_utils import config as configuration
-from src.model_utils import moxing_adapter
-from src.model_utils.config import Config, UsageError
+from src.detect.prediction import with_size
+from src.model_utils import moxing_adapter, program
+from src.model_utils.config import Config
+from src.model_utils.errors import UsageError
+from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
-from src.prediction import with_size
-from src.recipe import read_config
+from src.recipe import MODEL
 from src.yolo import Detector
 
 from mindspore import nn
 
+SHOWN = (
+    "Network",
+    "Export",
+    "allow_partial_load",
+    "use_ema",
+    "num_classes",
+    "testing_shape",
+    "test_img_shape",
+    "Device",
+    "ModelArts",
+)  # sections and keys of the recipe in --help
+
 
 def main(argv: list[str] | None = None) -> None:
-    config = read_config(argv, __doc__)
+    config = MODEL.read_config(argv, __doc__, SHOWN)
     check_options(config)
     with moxing_adapter.job(config, adapt_paths) as config:
         init_logger(None, "export.log")
         if config.quantize == "int8":
-            from src import quantization  # the only part that needs ONNX Runtime
+            from src.quantize import int8  # the only part that needs ONNX Runtime
 
-            quantization.check(config)
+            int8.check(config)
             config = config.replace(fold_bn=True)
 
         def prepare(network: nn.Cell, about: dict[str, Any]) -> nn.Cell:
@@ -41,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
             about["decoded"] = config.keep_detect
             return Detector(network) if config.keep_detect else network
 
-        path = export_checkpoint(config, config.ckpt_file, config.file_name, config.export_batch_size, prepare)
+        path = export_checkpoint(MODEL, config, config.ckpt_file, config.file_name, config.export_batch_size, prepare)
         if path is not None and config.quantize == "int8":
-            quantization.quantize(path, config)
+            int8.quantize(path, config)
 
 
 def check_options(config: Config) -> None:
@@ -72,4 +84,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

@@ -1,30 +1,61 @@
-"""Train YOLOv3-Res2Net50: recipe -> device -> data -> network -> loss -> schedule -> optimizer -> training, resumable."""
+"""Train YOLOv3-Res2Net50: configuration -> device -> data -> network -> loss -> learning rates -> optimizer -> training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from src.coco import data_paths, read_coco
-from src.dataset import find_classes
-from src.finetuning import freeze, parameter_groups
-from src.loss import YoloLoss
-from src.model_utils import checkpoint, device_adapter, moxing_adapter
-from src.model_utils import config as configuration
-from src.model_utils.callbacks import Position
-from src.model_utils.config import Config, DataError, UsageError
+from src.backbone import load_backbone
+from src.data.coco import data_paths, read_coco
+from src.data.visualize import write_batches
+from src.loss import create_loss
+from src.lr_scheduler import get_lr
+from src.model_utils import device_adapter, moxing_adapter, program
+from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
+from src.model_utils.errors import UsageError
 from src.model_utils.logger import get_logger, init_logger
-from src.recipe import is_head, read_config, require_agreement
-from src.training import Training
-from src.visualize import write_batches
-from src.yolo import scales
+from src.model_utils.optimizers import momentum_sgd
+from src.model_utils.pretrained import create_network
+from src.model_utils.progress import Position
+from src.model_utils.training import find_data, train
+from src.recipe import MODEL, require_agreement
 
-import mindspore as ms
-import numpy as np
-from mindspore import nn
 from mindspore.train import Callback, RunContext
 
-FROZEN = ["backbone.stem.*", "backbone.layer1.*"]  # with a pretrained backbone
+SHOWN = (  # sections and keys of the recipe in --help
+    "Data", "Augmentation", "Network", "Training", "Weights", "Fine-tuning", "Checkpoints and logs", "Evaluation",
+    "Device", "Several devices", "ModelArts"
+)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = MODEL.read_config(argv, __doc__, SHOWN)
+    with moxing_adapter.job(config, adapt_paths) as config:
+        device = device_adapter.init(config, config.is_distributed)
+        require_agreement(config, device)
+        init_logger(config.log_path, "train.log", device.rank)
+        config = with_classes(config)
+        if config.visualize_batches:
+            return show_batches(config, device)
+        if config.pretrained_backbone and config.resume_yolov3:
+            given = "pretrained_backbone and resume_yolov3 are both given"
+            raise UsageError(f"{given}; the second holds a backbone, give one")
+        data = find_data(MODEL, config, device)
+        config, about, network = create_network(MODEL, config, data.class_names, config.resume_yolov3)
+        load_backbone(config, network)
+        loss_fn = create_loss(config)
+        learning_rates = get_lr(config, data.steps_per_epoch)
+        optimizer = momentum_sgd(
+            network, learning_rates, momentum=config.momentum, weight_decay=config.weight_decay,
+            head=MODEL.is_head, head_lr_factor=config.head_lr_factor,
+        )  # fmt: skip
+        status = train(
+            MODEL, config, device, data, network=network, about=about, loss_fn=loss_fn,
+            learning_rates=learning_rates, optimizer=optimizer, callbacks=lambda position: [ShapeLine(position)],
+        )  # fmt: skip
+        if status == 0 and not config.dry_run:
+            get_logger().info("==========end training===============")
+        return status
 
 
 class ShapeLine(Callback):
@@ -41,83 +72,21 @@ class ShapeLine(Callback):
             get_logger().info("iter[%d], shape%s", self.position.total, side)
 
 
-def create_loss(config: Config) -> nn.Cell:
-    """YOLOv3's loss; label smoothing is part of the targets."""
-    if not 0 <= config.ignore_threshold <= 1:
-        raise UsageError(f"ignore_threshold={config.ignore_threshold}: 0 to 1 is accepted")
-    return YoloLoss(scales(config.anchor_scales), config.ignore_threshold)
-
-
-def create_optimizer(config: Config, network: nn.Cell, learning_rates: np.ndarray) -> nn.Optimizer:
-    """Momentum SGD; biases, gamma and beta have no weight decay, the output layers their own factor of the rate."""
-    parameters = network.trainable_params()
-    groups = parameter_groups(parameters, learning_rates, config.weight_decay, is_head, config.head_lr_factor)
-    return nn.Momentum(groups, ms.Tensor(learning_rates), config.momentum)
-
-
-def load_backbone(config: Config, network: nn.Cell, _: Device) -> None:
-    """Start from a pretrained backbone, whose stem and first layer then stay as they are.
-
-    Raises:
-        DataError: a checkpoint that is not one of this backbone.
-    """
-    path = config.pretrained_backbone
-    if not path:
-        return
-    parameters, metadata = checkpoint.load(path)
-    stored = metadata.get("backbone", {}).get("shortcut", config.shortcut)
-    if stored != config.shortcut:
-        raise DataError(
-            f"pretrained_backbone={path} has {stored} shortcuts, the recipe {config.shortcut}; give --shortcut {stored}"
-        )
-    named = {f"backbone.{name.removeprefix('backbone.')}": value for name, value in parameters.items()}
-    checkpoint.load_weights(network.backbone, named, path, allow_partial=config.allow_partial_load)
-    freeze(network, FROZEN)
-
-
 def with_classes(config: Config) -> Config:
     """The recipe with the classes of the training annotations; a larger number of the command line leaves outputs free.
 
     Raises:
         DataError: annotations that cannot be read.
     """
-    data = read_coco(*data_paths(config, True), check_images=False)
+    data = read_coco(*data_paths(config, "train"), check_images=False)
     if "num_classes" not in config.given:
         config = config.replace(num_classes=len(data.class_names))
     return config.replace(category_ids=data.category_ids)
 
 
-def main(argv: list[str] | None = None) -> int:
-    config = read_config(argv, __doc__)
-    with moxing_adapter.job(config, adapt_paths) as config:
-        device = device_adapter.init(config, config.is_distributed)
-        require_agreement(config, device)
-        config = with_classes(config)
-        if config.visualize_batches:
-            return show_batches(config, device)
-        if config.pretrained_backbone and config.resume_yolov3:
-            raise UsageError(
-                "pretrained_backbone and resume_yolov3 are both given; the second holds a backbone, give one"
-            )
-        training = Training(
-            config, device, create_loss, create_optimizer, config.resume_yolov3,
-            prepare=load_backbone, callbacks=lambda position: [ShapeLine(position)],
-        )  # fmt: skip
-        training.logger.info("%s\nPlease check the above information for the configurations", config.to_yaml())
-        if config.dry_run:
-            training.logger.info("dry run: everything was built, nothing was trained")
-            return 0
-        training.resume()
-        status = training.run()
-        if status == 0:
-            training.logger.info("==========end training===============")
-        return status
-
-
 def show_batches(config: Config, device: Device) -> int:
     """Write pictures of the first training batches instead of a training."""
-    init_logger(config.log_path, "train.log", device.rank)
-    names = find_classes(config, True, device)
+    names = MODEL.find_classes(config, "train", device)
     folder = Path(config.log_path) / "visualized"
     for path in write_batches(config, device, names, folder, config.visualize_batches):
         get_logger().info("batch: %s", path)
@@ -136,4 +105,4 @@ def adapt_paths(config: Config) -> Config:
 
 
 if __name__ == "__main__":
-    configuration.run(main)
+    program.run(main)

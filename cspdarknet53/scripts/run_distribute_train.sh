@@ -10,8 +10,8 @@ Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIN
 process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end after one has died,
 default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and
 WORKER_NUM (processes of all servers); the defaults HCCL_CONNECT_TIMEOUT=600, DEPLOY_MODE=0 and GE_USE_STATIC_MEMORY=1 are set where unset."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 # has_rank_table ARGUMENT...: is the first one a rank table? Where it does not exist, the second one tells.
 has_rank_table() {
@@ -36,10 +36,6 @@ JOB=(train.py --is_distributed=1 --data_dir="$data_dir" --ckpt_path="$CALLER_DIR
 if ((${#ARGS[@]} == tables + 2)); then
     checkpoint="$(file_argument PATH_CHECKPOINT "${ARGS[tables + 1]}")"
     JOB+=(--pretrained="$checkpoint")
-    # A new run renames the run folders of an earlier one.
-    if [[ "$(realpath -- "$checkpoint")" == "$(realpath -- "$CALLER_DIR")"/train_parallel+([0-9])/* ]]; then
-        die "$checkpoint is in a run folder train_parallel<i>; start the launcher in another directory"
-    fi
 fi
 
 export HCCL_CONNECT_TIMEOUT="${HCCL_CONNECT_TIMEOUT:-600}"

@@ -5,8 +5,8 @@ set -euo pipefail
 USAGE="Usage: bash run_eval.sh [DEVICE_ID] [DATA_DIR] [PATH_CHECKPOINT] [OPTIONS]
 DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. The log
 is eval.log; the link log.txt beside it points to it."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3
@@ -22,6 +22,4 @@ export DEVICE_ID="$device_id"
 make_run_dirs "$run_dir"
 if [[ ! -L "$run_dir/log.txt" ]]; then set_aside "$run_dir/log.txt"; fi
 ln -sfn -- eval.log "$run_dir/log.txt" || die "cannot create the link $run_dir/log.txt"
-write_env_log "$run_dir"
-start_job "$run_dir/eval.log" exec "$PYTHON" "${JOB[@]}" --run_dir "$run_dir" ${OPTIONS[@]+"${OPTIONS[@]}"}
-follow_job "$run_dir/eval.log"
+run_job_in "$run_dir" eval.log

@@ -6,10 +6,10 @@ set -euo pipefail
 USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [DEVICE_ID] [OPTIONS]
 MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; DATA_PATH holds one folder of
 pictures for each class. DEVICE_ID may be left out."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$APP_OPTIONS_HELP"
 
 parse_arguments "$@"
@@ -20,8 +20,8 @@ data_dir="$(directory_argument DATA_PATH "${ARGS[1]}")"
 device_id="$(integer_argument DEVICE_ID "${ARGS[2]:-${device_id:-0}}")"
 read_description "$mindir"
 
+RESULTS+=(imagenet_label.json)
 run_app "$mindir" "$data_dir" "$device_id"
-set_aside "$CALLER_DIR/imagenet_label.json"
 # It writes into the current directory, which is the caller's here.
 "$PYTHON" "$MODEL_DIR/create_imagenet2012_label.py" --img_path "$data_dir"
 run_postprocess --result_path="$CALLER_DIR/result_Files" --label_path="$CALLER_DIR/imagenet_label.json"

@@ -7,39 +7,16 @@ and timm's `cspdarknet53` (leaky ReLU slope 0.01).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import nn, ops
-from mindspore.common.initializer import HeNormal, Normal, initializer
+from mindspore.common.initializer import Normal, initializer
 
-from .model_utils.device_adapter import activation as activation_cell
+from .model_utils.layers import ConvBlock
 
 STAGES = (1, 2, 8, 8, 4)  # residual blocks of each stage; the first has 64 channels, each next one twice as many
 BRANCH_GAMMA = 0.2  # initial gamma of the last batch norm of each residual branch
-
-
-class ConvBlock(nn.Cell):
-    """Convolution with symmetric padding, batch norm, activation: (N, C, H, W) to (N, out, ceil(H/s), ceil(W/s))."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int,
-        activation: str,
-        negative_slope: float,
-        bn_eps: float,
-    ):
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride,
-            pad_mode="pad", padding=kernel_size // 2, weight_init=HeNormal(),
-        )  # fmt: skip
-        self.bn = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=0.9)  # keeps 0.9 of the old statistics
-        self.activation = activation_cell(activation, negative_slope)
-
-    def construct(self, x):
-        return self.activation(self.bn(self.conv(x)))
 
 
 class ResidualBlock(nn.Cell):
@@ -93,13 +70,15 @@ class CSPStage(nn.Cell):
 class CSPDarkNet53(nn.Cell):
     """(N, 3, H, W) float32 images to (N, num_classes) float32 logits. Arguments: see `cspdarknet53`."""
 
-    def __init__(self, num_classes: int, activation: str, negative_slope: float, bn_eps: float):
+    def __init__(
+        self, num_classes: int, activation: str, negative_slope: float, bn_eps: float, stage_blocks: Sequence[int]
+    ):
         super().__init__()
         common = (activation, negative_slope, bn_eps)
         channels = 32
         self.stem = ConvBlock(3, channels, 3, 1, *common)
         stages = []
-        for index, blocks in enumerate(STAGES):
+        for index, blocks in enumerate(stage_blocks):
             stages.append(CSPStage(channels, 2 * channels, blocks, index == 0, *common))
             channels *= 2
         self.stages = nn.SequentialCell(stages)
@@ -111,7 +90,11 @@ class CSPDarkNet53(nn.Cell):
 
 
 def cspdarknet53(
-    num_classes: int = 1000, activation: str = "mish", negative_slope: float = 0.1, bn_eps: float = 1e-5
+    num_classes: int = 1000,
+    activation: str = "mish",
+    negative_slope: float = 0.1,
+    bn_eps: float = 1e-5,
+    stage_blocks: Sequence[int] = STAGES,
 ) -> CSPDarkNet53:
     """Build the network.
 
@@ -120,10 +103,13 @@ def cspdarknet53(
         activation: mish (darknet), leaky_relu (timm) or relu.
         negative_slope: slope of the leaky ReLU for x < 0, in [0, 1); timm's weights need 0.01.
         bn_eps: added to the batch-norm variance inside the root.
+        stage_blocks: residual blocks of each of the five stages, 1 or more; fewer make a smaller network.
 
     Raises:
-        ValueError: num_classes below 1, an activation or a slope that is not known.
+        ValueError: num_classes below 1, an activation or a slope that is not known, other stages than five.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: 1 or more is accepted")
-    return CSPDarkNet53(num_classes, activation, negative_slope, bn_eps)
+    if len(stage_blocks) != len(STAGES) or min(stage_blocks) < 1:
+        raise ValueError(f"stage_blocks={list(stage_blocks)}: five numbers of 1 or more are accepted")
+    return CSPDarkNet53(num_classes, activation, negative_slope, bn_eps, stage_blocks)

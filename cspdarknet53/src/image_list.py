@@ -8,8 +8,8 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from .model_utils.config import DataError
 from .model_utils.dataset_checks import ENDINGS, check_image_files
+from .model_utils.errors import DataError
 
 
 def read_image_list(list_file: str | Path) -> list[tuple[str, int]]:
@@ -46,7 +46,7 @@ def read_image_list(list_file: str | Path) -> list[tuple[str, int]]:
 def check_image_list(
     folder: str | Path,
     list_file: str | Path,
-    num_classes: int,
+    num_classes: int | None,
     *,
     check_images: bool = True,
     shard: tuple[int, int] = (0, 1),
@@ -56,7 +56,7 @@ def check_image_list(
     Args:
         folder: the paths of the list are below it.
         list_file: see `read_image_list`.
-        num_classes: width of the network's output; labels are below it.
+        num_classes: width of the network's output, and labels are below it; None: any number.
         check_images: open every file to see that it is a complete image.
         shard: (rank, size): this process opens every size-th file.
 
@@ -67,7 +67,7 @@ def check_image_list(
     if not os.path.isdir(folder):
         raise DataError(f"data_dir={folder} is not a folder; give the one that the paths of {list_file} start from")
     count = 1 + max(label for _, label in rows)
-    if count > num_classes:
+    if num_classes is not None and count > num_classes:
         path = next(path for path, label in rows if label == count - 1)
         raise DataError(
             f"{list_file}: {path} has the label {count - 1}, num_classes={num_classes}; give --num_classes {count}"

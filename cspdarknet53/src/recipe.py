@@ -1,22 +1,26 @@
-"""What the shared modules of this folder ask about its model: recipe file, network, checkpoints."""
+"""What the zoo needs to know of CSPDarkNet53; see model_utils/model.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from .cspdarknet53 import cspdarknet53
+from .dataset import count_images, create_dataset, find_classes, input_spec
 from .model_utils.checkpoint import CheckpointFolder
-from .model_utils.config import Config, UsageError, get_config
+from .model_utils.classification.evaluation import METRIC, evaluate
+from .model_utils.config import Config, get_config
 from .model_utils.device_adapter import Device
+from .model_utils.errors import UsageError
+from .model_utils.model import Lines, Model
 
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "cspdarknet53"
-# Further documented lines than those that every folder has: of postprocess.py, of training.
+# Documented log lines beyond those that every folder has.
 RESULT_LINE = "Total data: {total}, top1 accuracy: {top_1}, top5 accuracy: {top_5}"
-STEP_LINE = ""
 EPOCH_LINE = (
     "{time}:INFO:epoch[{epoch}], iter[{step}], loss: {loss:.6f}, mean_fps: {speed:.2f} imgs/sec, "
     "per_step_time: {milliseconds:.2f} ms"
@@ -39,13 +43,13 @@ ALIASES = {
 }
 
 
-def read_config(argv: list[str] | None, description: str) -> Config:
+def read_config(argv: list[str] | None, description: str, shown: Sequence[str] | None = None) -> Config:
     """The configuration of a program: default_config.yaml, a second recipe over it, the command line over both.
 
     Raises:
         UsageError: image_size is not two numbers, or contradicts height and width.
     """
-    config = get_config(FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description)
+    config = get_config(FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description, shown=shown)
     if not config.need_modelarts_dataset_unzip:
         config = config.replace(modelarts_dataset_unzip_name="")
     if len(config.image_size) != 2:
@@ -62,7 +66,7 @@ def read_config(argv: list[str] | None, description: str) -> Config:
     )
 
 
-def network_description(config: Config) -> dict[str, Any]:
+def describe_network(config: Config) -> dict[str, Any]:
     """What builds the network of a recipe; stored with the weights."""
     return {
         "name": NETWORK,
@@ -70,17 +74,33 @@ def network_description(config: Config) -> dict[str, Any]:
         "activation": config.activation,
         "negative_slope": config.negative_slope,
         "bn_eps": 1e-5,
+        "stage_blocks": config.stage_blocks,
     }
 
 
-def build_network(about: dict[str, Any]) -> nn.Cell:
-    """The network of a description, with random weights."""
-    return cspdarknet53(**{key: value for key, value in about["network"].items() if key != "name"})
+def build_network(network: dict[str, Any]) -> nn.Cell:
+    """The network of a description, with random weights.
+
+    Raises:
+        UsageError: a description that is none.
+    """
+    try:
+        return cspdarknet53(**{key: value for key, value in network.items() if key != "name"})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def is_head(parameter_name: str) -> bool:
     """Whether a parameter belongs to the classifier."""
     return parameter_name.startswith("fc.")
+
+
+def validate(config: Config, network: nn.Cell, device: Device, class_names: list[str]) -> dict[str, float]:
+    """Accuracies and loss over the validation data, on all ranks."""
+    dataset = create_dataset(config, "val", device, class_names)
+    smoothing = config.label_smooth_factor * config.use_label_smooth
+    totals = evaluate(network, dataset, config.batch_size, count_images(config, "val"), device, smoothing)
+    return totals.metrics()
 
 
 def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
@@ -92,3 +112,21 @@ def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
 def saves_checkpoints(config: Config, device: Device) -> bool:
     """Whether this rank writes checkpoints."""
     return device.is_main or not config.is_save_on_master
+
+
+MODEL = Model(
+    name=NETWORK,
+    read_config=read_config,
+    describe_network=describe_network,
+    build_network=build_network,
+    is_head=is_head,
+    input_spec=input_spec,
+    find_classes=find_classes,
+    count_images=count_images,
+    create_dataset=create_dataset,
+    validate=validate,
+    metric=METRIC,
+    checkpoint_folder=checkpoint_folder,
+    saves_checkpoints=saves_checkpoints,
+    lines=Lines(epoch=EPOCH_LINE, result=RESULT_LINE),
+)

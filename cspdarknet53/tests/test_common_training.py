@@ -26,7 +26,6 @@ from conftest import (
     small_run,
     states,
 )
-from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
 from src.recipe import NETWORK, build_network, is_head, read_config
@@ -35,6 +34,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from src.inference import load_network
 
 LONG = {"epoch_size": 4, "log_interval": 2, "keep_checkpoint_max": 2, "save_checkpoint_epochs": 1, "ema_decay": 0.9}
 

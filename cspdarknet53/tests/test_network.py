@@ -5,7 +5,6 @@ import shutil
 import convert_checkpoint
 import oracle
 from src.cspdarknet53 import cspdarknet53
-from src.inference import load_network
 from src.model_utils.device_adapter import portable_operators
 from src.recipe import read_config
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 from safetensors.numpy import save_file
+from src.inference import load_network
 
 # Of the largest logit; float32 here, and the Mish of darknet's C program is an approximation.
 TIMM_TOLERANCE, DARKNET_TOLERANCE = 5e-5, 2e-4

@@ -8,8 +8,8 @@ PRETRAINED_CKPT_PATH, if it is given.
 Environment: DEVICE_NUM (number of GPUs of this server, default: 8), LAUNCHER (msrun or mpirun, default: msrun where it
 exists), MASTER_PORT; for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and WORKER_NUM (GPUs
 of all servers)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3 4
@@ -26,10 +26,6 @@ JOB+=(--save_checkpoint_path "$CALLER_DIR/train_parallel" --summary_dir "$CALLER
 if ((${#ARGS[@]} == 4)); then
     checkpoint_path="$(file_argument PRETRAINED_CKPT_PATH "${ARGS[3]}")"
     JOB+=(--pre_trained "$checkpoint_path")
-    # A new run renames the run folder of an earlier one.
-    if [[ "$(realpath -- "$checkpoint_path")" == "$(realpath -- "$CALLER_DIR")"/train_parallel/* ]]; then
-        die "$checkpoint_path is in the run folder train_parallel; start the launcher in another directory"
-    fi
 fi
 device_num="$(positive_argument DEVICE_NUM "${DEVICE_NUM:-8}")"
 

@@ -3,8 +3,8 @@
 set -euo pipefail
 USAGE="Usage: bash run_eval_gpu.sh [DATASET_PATH] [CHECKPOINT_PATH] [OPTIONS]
 DATASET_PATH holds the folder val, unless --val_data_dir names another one."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2

@@ -6,10 +6,10 @@ set -euo pipefail
 USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [LABEL_PATH] [DEVICE_ID] [OPTIONS]
 MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; LABEL_PATH the list of lines
 NAME:CLASS_INDEX that create_label_list.py writes. DEVICE_ID may be left out."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$APP_OPTIONS_HELP"
 
 parse_arguments "$@"

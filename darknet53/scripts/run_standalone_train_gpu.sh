@@ -5,18 +5,16 @@ USAGE="Usage: bash run_standalone_train_gpu.sh darknet53 imagenet2012 [DATASET_P
 DATASET_PATH holds the folder train, unless --train_data_dir names another one. Training starts from the weights of
 PRETRAINED_CKPT_PATH, if it is given.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3 4
 net="$(choice_argument NET "${ARGS[0]}" darknet53)"
 dataset="$(choice_argument DATASET "${ARGS[1]}" imagenet2012)"
 dataset_path="$(directory_argument DATASET_PATH "${ARGS[2]}")"
-inputs=()
-if [[ -z "$(option_value train_data_dir)" ]]; then
-    [[ -d "$dataset_path/train" ]] || die "DATASET_PATH=$dataset_path has no folder train"
-    inputs+=("$dataset_path/train")
+if [[ -z "$(option_value train_data_dir)" && ! -d "$dataset_path/train" ]]; then
+    die "DATASET_PATH=$dataset_path has no folder train"
 fi
 JOB=(train.py --device_target GPU --run_distributed false --net "$net" --dataset "$dataset")
 JOB+=(--dataset_path "$dataset_path")
@@ -24,14 +22,7 @@ JOB+=(--save_checkpoint_path "$CALLER_DIR/train" --summary_dir "$CALLER_DIR/trai
 if ((${#ARGS[@]} == 4)); then
     checkpoint_path="$(file_argument PRETRAINED_CKPT_PATH "${ARGS[3]}")"
     JOB+=(--pre_trained "$checkpoint_path")
-    inputs+=("$checkpoint_path")
 fi
-# A new run renames the folder train of an earlier one, so it must not hold what this run reads.
-for input in ${inputs[@]+"${inputs[@]}"}; do
-    if [[ "$(realpath -- "$input")/" == "$(realpath -- "$CALLER_DIR")"/train/* ]]; then
-        die "$input is in the run folder $CALLER_DIR/train; start the launcher in another directory"
-    fi
-done
 device_id="$(integer_argument DEVICE_ID "${DEVICE_ID:-0}")"
 
 single_process_environment

@@ -7,39 +7,16 @@ outputs it agrees: darknet's `cfg/darknet53.cfg` (leaky ReLU slope 0.1, the defa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import nn
-from mindspore.common.initializer import HeNormal, Normal, initializer
+from mindspore.common.initializer import Normal, initializer
 
-from .model_utils.device_adapter import activation as activation_cell
+from .model_utils.layers import ConvBlock
 
 STAGES = (1, 2, 8, 8, 4)  # residual blocks of each stage; the first has 64 channels, each next one twice as many
 BRANCH_GAMMA = 0.2  # initial gamma of the last batch norm of each residual branch
-
-
-class ConvBlock(nn.Cell):
-    """Convolution with symmetric padding, batch norm, activation: (N, C, H, W) to (N, out, ceil(H/s), ceil(W/s))."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int,
-        activation: str,
-        negative_slope: float,
-        bn_eps: float,
-    ):
-        super().__init__()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride,
-            pad_mode="pad", padding=kernel_size // 2, weight_init=HeNormal(),
-        )  # fmt: skip
-        self.bn = nn.BatchNorm2d(out_channels, eps=bn_eps, momentum=0.9)  # keeps 0.9 of the old statistics
-        self.activation = activation_cell(activation, negative_slope)
-
-    def construct(self, x):
-        return self.activation(self.bn(self.conv(x)))
 
 
 class ResidualBlock(nn.Cell):
@@ -60,12 +37,14 @@ class ResidualBlock(nn.Cell):
 class DarkNet53(nn.Cell):
     """(N, 3, H, W) float32 images to (N, num_classes) float32 logits. Arguments: see `darknet53`."""
 
-    def __init__(self, num_classes: int, activation: str, negative_slope: float, bn_eps: float):
+    def __init__(
+        self, num_classes: int, activation: str, negative_slope: float, bn_eps: float, stage_blocks: Sequence[int]
+    ):
         super().__init__()
         common = (activation, negative_slope, bn_eps)
         channels = 32
         self.conv0 = ConvBlock(3, channels, 3, 1, *common)
-        for stage, blocks in enumerate(STAGES, start=1):
+        for stage, blocks in enumerate(stage_blocks, start=1):
             setattr(self, f"conv{stage}", ConvBlock(channels, 2 * channels, 3, 2, *common))
             channels *= 2
             setattr(self, f"layer{stage}", nn.SequentialCell([ResidualBlock(channels, *common) for _ in range(blocks)]))
@@ -82,7 +61,11 @@ class DarkNet53(nn.Cell):
 
 
 def darknet53(
-    num_classes: int = 1000, activation: str = "leaky_relu", negative_slope: float = 0.1, bn_eps: float = 1e-5
+    num_classes: int = 1000,
+    activation: str = "leaky_relu",
+    negative_slope: float = 0.1,
+    bn_eps: float = 1e-5,
+    stage_blocks: Sequence[int] = STAGES,
 ) -> DarkNet53:
     """Build the network.
 
@@ -91,10 +74,13 @@ def darknet53(
         activation: leaky_relu (darknet, timm), relu (the older model zoo) or mish.
         negative_slope: slope of the leaky ReLU for x < 0, in [0, 1): 0.1 for darknet's weights, 0.01 for timm's.
         bn_eps: added to the batch-norm variance inside the root.
+        stage_blocks: residual blocks of each of the five stages, 1 or more; fewer make a smaller network.
 
     Raises:
-        ValueError: num_classes below 1, an activation or a slope that is not known.
+        ValueError: num_classes below 1, an activation or a slope that is not known, other stages than five.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: 1 or more is accepted")
-    return DarkNet53(num_classes, activation, negative_slope, bn_eps)
+    if len(stage_blocks) != len(STAGES) or min(stage_blocks) < 1:
+        raise ValueError(f"stage_blocks={list(stage_blocks)}: five numbers of 1 or more are accepted")
+    return DarkNet53(num_classes, activation, negative_slope, bn_eps, stage_blocks)

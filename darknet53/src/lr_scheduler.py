@@ -1,43 +1,12 @@
-"""Learning-rate schedule: pure functions from the recipe to one learning rate for each step of the run.
-
-It starts with `warmup_epochs` of linear warm-up: step i of W warm-up steps has base * (i + 1) / W.
-"""
+"""Learning rates of DarkNet53: one for each step of the run, from the recipe."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from .model_utils.config import Config, UsageError
-
-
-def linear_warmup(step: int, warmup_steps: int, base_lr: float) -> float:
-    """Learning rate of warm-up step `step` (from 0)."""
-    return base_lr * (step + 1) / warmup_steps
-
-
-def warmup_cosine_annealing_lr(
-    base_lr: float,
-    steps_per_epoch: int,
-    epochs: int,
-    t_max: int,
-    eta_min: float = 0.0,
-    warmup_epochs: int = 0,
-) -> np.ndarray:
-    """eta_min + (base_lr - eta_min) (1 + cos(pi e / t_max)) / 2 in epoch e (from 0); float32 (epochs * steps_per_epoch,).
-
-    Source: Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts and with one value for each epoch.
-    """
-    warmup_steps = warmup_epochs * steps_per_epoch
-    rates = []
-    for step in range(epochs * steps_per_epoch):
-        if step < warmup_steps:
-            rates.append(linear_warmup(step, warmup_steps, base_lr))
-        else:
-            cosine = math.cos(math.pi * (step // steps_per_epoch) / t_max)
-            rates.append(eta_min + (base_lr - eta_min) * (1 + cosine) / 2)
-    return np.array(rates, np.float32)
+from .model_utils.config import Config
+from .model_utils.errors import UsageError, require_range
+from .model_utils.schedules import warmup_cosine_annealing_lr
 
 
 def get_lr(config: Config, steps_per_epoch: int) -> np.ndarray:
@@ -46,16 +15,11 @@ def get_lr(config: Config, steps_per_epoch: int) -> np.ndarray:
     Raises:
         UsageError: a number of epochs or a learning rate that cannot be.
     """
-    for key in ("epoch_num", "T_max"):
-        if config[key] < 1:
-            raise UsageError(f"{key}={config[key]}: 1 or more is accepted")
-    if config.warmup_epochs < 0 or config.lr < 0:
-        raise UsageError(f"lr={config.lr} warmup_epochs={config.warmup_epochs}: 0 or more is accepted")
-    if not 0 <= config.pretrained_epoch_num < config.epoch_num:
-        raise UsageError(
-            f"pretrained_epoch_num={config.pretrained_epoch_num}: 0 or more and below epoch_num={config.epoch_num} is accepted"
-        )
+    require_range(low=1, epoch_num=config.epoch_num)
+    done, epochs = config.pretrained_epoch_num, config.epoch_num
+    if not 0 <= done < epochs:
+        raise UsageError(f"pretrained_epoch_num={done}: 0 or more and below epoch_num={epochs} is accepted")
     rates = warmup_cosine_annealing_lr(
-        config.lr, steps_per_epoch, config.epoch_num, config.T_max, config.eta_min, config.warmup_epochs
+        config.lr, steps_per_epoch, epochs, config.T_max, config.eta_min, config.warmup_epochs
     )
-    return rates[config.pretrained_epoch_num * steps_per_epoch :]
+    return rates[done * steps_per_epoch :]

@@ -1,22 +1,25 @@
-"""What the shared modules of this folder ask about its model: recipe file, network, checkpoints."""
+"""What the zoo needs to know of DarkNet53; see model_utils/model.py."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
 from .darknet53 import darknet53
+from .dataset import count_images, create_dataset, find_classes, input_spec
 from .model_utils import device_adapter
 from .model_utils.checkpoint import CheckpointFolder
-from .model_utils.config import Config, UsageError, get_config
+from .model_utils.classification.evaluation import METRIC, evaluate
+from .model_utils.config import Config, get_config
 from .model_utils.device_adapter import Device
+from .model_utils.errors import UsageError
+from .model_utils.model import Model
 
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "darknet53"
-# Further documented lines than those that every folder has: of training, of postprocess.py.
-EPOCH_LINE = STEP_LINE = RESULT_LINE = ""
 # Names that all image classifiers of the zoo understand -> the documented keys of this folder.
 ALIASES = {
     "num_classes": "class_num",
@@ -34,12 +37,12 @@ ALIASES = {
 }
 
 
-def read_config(argv: list[str] | None, description: str) -> Config:
+def read_config(argv: list[str] | None, description: str, shown: Sequence[str] | None = None) -> Config:
     """The configuration of a program: imagenet_config.yaml, a second recipe over it, the command line over both.
 
     Empty train_data_dir and val_data_dir become the folders train and val of dataset_path.
     """
-    config = get_config(FOLDER / "imagenet_config.yaml", argv, aliases=ALIASES, description=description)
+    config = get_config(FOLDER / "imagenet_config.yaml", argv, aliases=ALIASES, description=description, shown=shown)
     root = Path(config.dataset_path)
     return config.replace(
         train_data_dir=config.train_data_dir or str(root / "train"),
@@ -62,7 +65,7 @@ def init_device(config: Config) -> Device:
     return device
 
 
-def network_description(config: Config) -> dict[str, Any]:
+def describe_network(config: Config) -> dict[str, Any]:
     """What builds the network of a recipe; stored with the weights."""
     return {
         "name": NETWORK,
@@ -70,17 +73,33 @@ def network_description(config: Config) -> dict[str, Any]:
         "activation": config.activation,
         "negative_slope": config.negative_slope,
         "bn_eps": 1e-5,
+        "stage_blocks": config.stage_blocks,
     }
 
 
-def build_network(about: dict[str, Any]) -> nn.Cell:
-    """The network of a description, with random weights."""
-    return darknet53(**{key: value for key, value in about["network"].items() if key != "name"})
+def build_network(network: dict[str, Any]) -> nn.Cell:
+    """The network of a description, with random weights.
+
+    Raises:
+        UsageError: a description that is none.
+    """
+    try:
+        return darknet53(**{key: value for key, value in network.items() if key != "name"})
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def is_head(parameter_name: str) -> bool:
     """Whether a parameter belongs to the classifier."""
     return parameter_name.startswith("fc.")
+
+
+def validate(config: Config, network: nn.Cell, device: Device, class_names: list[str]) -> dict[str, float]:
+    """Accuracies and loss over the validation data, on all ranks."""
+    dataset = create_dataset(config, "val", device, class_names)
+    smoothing = config.label_smooth_factor * config.use_label_smooth
+    totals = evaluate(network, dataset, config.batch_size, count_images(config, "val"), device, smoothing)
+    return totals.metrics()
 
 
 def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
@@ -92,3 +111,20 @@ def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
 def saves_checkpoints(config: Config, device: Device) -> bool:
     """Whether this rank writes checkpoints."""
     return config.save_checkpoint and device.is_main
+
+
+MODEL = Model(
+    name=NETWORK,
+    read_config=read_config,
+    describe_network=describe_network,
+    build_network=build_network,
+    is_head=is_head,
+    input_spec=input_spec,
+    find_classes=find_classes,
+    count_images=count_images,
+    create_dataset=create_dataset,
+    validate=validate,
+    metric=METRIC,
+    checkpoint_folder=checkpoint_folder,
+    saves_checkpoints=saves_checkpoints,
+)

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conftest import FOLDER, WRONG_CHOICE, program, small_run
-from src.inference import description
 from src.model_utils.checkpoint import save
 from src.recipe import NETWORK, build_network, read_config
 
 import pytest
+from src.inference import description
 
 
 def copy(source: Path, target: Path) -> Path:

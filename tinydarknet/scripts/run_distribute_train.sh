@@ -11,8 +11,8 @@ Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIN
 process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end after one has died,
 default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and
 WORKER_NUM (processes of all servers)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 target="$(option_value device_target)"

@@ -7,8 +7,8 @@ RANK_SIZE is the number of GPUs of this server. The first form trains on the ima
 imagenet_config.yaml.
 Environment: LAUNCHER (msrun or mpirun, default: msrun where it exists), MASTER_PORT; for several servers MASTER_ADDR
 (of the first server), NODE_RANK (0, 1, ...) and WORKER_NUM (GPUs of all servers)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 3

@@ -7,10 +7,10 @@ USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [LABEL_PATH] [DVPP
 MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; LABEL_PATH the list of lines
 NAME:CLASS_INDEX that create_label_list.py writes. DVPP says where pictures are decoded and resized: CPU (in any
 case) is what the application does. DEVICE_ID may be left out."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$APP_OPTIONS_HELP"
 
 parse_arguments "$@"

@@ -5,10 +5,10 @@ set -euo pipefail
 USAGE="Usage: bash run_infer_cpu.sh [MODEL_PATH] [DATA_PATH] [LABEL_PATH] [OPTIONS]
 MODEL_PATH is a model of export.py, with its description MODEL_PATH.json beside it; LABEL_PATH the list of lines
 NAME:CLASS_INDEX that create_label_list.py writes."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$INFER_OPTIONS_HELP"
 
 parse_arguments "$@"

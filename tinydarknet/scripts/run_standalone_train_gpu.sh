@@ -4,8 +4,8 @@ set -euo pipefail
 USAGE="Usage: bash run_standalone_train_gpu.sh [DEVICE_ID] [OPTIONS]
        bash run_standalone_train_gpu.sh [DEVICE_ID] [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]
 The first form trains on the imagenet recipe with the paths of imagenet_config.yaml."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 3

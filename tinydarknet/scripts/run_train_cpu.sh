@@ -2,8 +2,8 @@
 # Train on the CPU, in the folder train_cpu of the current directory.
 set -euo pipefail
 USAGE="Usage: bash run_train_cpu.sh [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]"
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2

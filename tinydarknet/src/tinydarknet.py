@@ -9,7 +9,7 @@ from __future__ import annotations
 from mindspore import nn
 from mindspore.common.initializer import HeNormal, Normal
 
-from .model_utils.device_adapter import leaky_relu, max_pool_2x2
+from .model_utils.layers import leaky_relu, max_pool_2x2
 
 # (kernel size, output channels, max pool after it); the input has 3 channels.
 LAYERS = (

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conftest import program, small_run
-from src.inference import description
 from src.model_utils.checkpoint import save
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
 
 import pytest
+from src.inference import description
 
 
 @pytest.fixture(scope="module")

@@ -2,17 +2,17 @@
 
 import convert_checkpoint
 import oracle
-from src.inference import load_network
 from src.model_utils.checkpoint import load
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
-from src.weights import TORCH_LEAVES
 
 import mindspore as ms
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from src.inference import load_network
+from src.weights import TORCH_LEAVES
 
 
 def convert(source, target, *options):

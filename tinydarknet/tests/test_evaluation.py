@@ -9,7 +9,6 @@ import eval as evaluation
 import train
 from conftest import small_run
 from src.dataset import count_images, create_dataset, find_classes, input_spec, read_cifar10
-from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device
@@ -19,6 +18,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
+from src.inference import load_network
 
 CPU = Device("CPU", 0)
 

@@ -9,13 +9,13 @@ import convert_checkpoint
 import export
 import oracle
 from conftest import program
-from src.inference import load_model, load_network
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
 
 import mindspore as ms
 import numpy as np
 import pytest
+from src.inference import load_model, load_network
 
 TOLERANCE = 1e-4
 

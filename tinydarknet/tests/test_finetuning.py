@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from src.finetuning import freeze, parameter_groups
 from src.model_utils import checkpoint
 from src.model_utils.checkpoint import STATE_PREFIX
 from src.model_utils.config import UsageError
@@ -15,6 +14,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, amp, nn, ops
+from src.finetuning import freeze, parameter_groups
 
 RATES = np.array([0.1, 0.3, 0.2], np.float32)
 MOMENTUM, DECAY, FACTOR = 0.9, 0.01, 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from src import onnx_graph
-from src.folding import fold_batch_norm
 from src.model_utils.device_adapter import portable_operators
 from src.tinydarknet import tinydarknet
 
@@ -14,6 +13,7 @@ import onnxruntime
 import pytest
 from mindspore import nn, ops
 from onnx import TensorProto, helper, numpy_helper
+from src.folding import fold_batch_norm
 
 CLASSES = 7
 

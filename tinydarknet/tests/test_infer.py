@@ -15,7 +15,6 @@ import postprocess
 from conftest import program
 from src import annotate, picture_files
 from src.dataset import create_dataset, eval_transforms, input_spec
-from src.inference import description, load_network, predict
 from src.model_utils.checkpoint import save
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device
@@ -28,6 +27,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
+from src.inference import description, load_network, predict
 
 CPU = Device("CPU", 0)
 NAMES = ["flower", "temple", "a name that is far too long for the width of the picture, " * 2]  # of five classes

@@ -2,7 +2,6 @@
 
 import convert_checkpoint
 import oracle
-from src.inference import load_network
 from src.model_utils.device_adapter import portable_operators
 from src.recipe import read_config
 from src.tinydarknet import tinydarknet
@@ -11,6 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+from src.inference import load_network
 
 LOGITS_TOLERANCE = 2e-5  # of the largest reference value; float32 on both sides
 

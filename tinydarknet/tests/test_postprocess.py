@@ -9,11 +9,11 @@ import create_label_list
 import postprocess
 from conftest import program
 from src.model_utils.config import DataError, UsageError
-from src.picture_files import result_names
 
 import numpy as np
 import pytest
 from PIL import Image
+from src.picture_files import result_names
 
 LOGITS = {  # seven classes: right at once, right among five, wrong, and a tie that the lower index wins
     "n01_1.first": ([0, 1, 9, 3, 4, 5, 6], 2),

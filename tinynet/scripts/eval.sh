@@ -33,7 +33,4 @@ while ! mkdir -- "$run_dir" 2>/dev/null; do
     pause 1
     run_dir="$CALLER_DIR/device${device_id}_$(date +%Y%m%d-%H%M%S)"
 done
-write_env_log "$run_dir"
-log="$run_dir/${model}_eval.log"
-start_job "$log" exec "$PYTHON" "${JOB[@]}" --run_dir "$run_dir" ${OPTIONS[@]+"${OPTIONS[@]}"}
-follow_job "$log"
+run_job_in "$run_dir" "${model}_eval.log"

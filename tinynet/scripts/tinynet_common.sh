@@ -2,12 +2,11 @@
 # Functions of the three launchers, which source this file; it does nothing when run by itself. The settings come from
 # options and environment variables: the launchers have no positional arguments.
 set +o posix # sh may be bash; this leaves its POSIX mode
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 # shellcheck disable=SC2034  # common.sh reads it
 ENV_LOG_NAMES+=" DATA_PATH MODEL CKPT EPOCHS"
-INPUTS=() # what the job reads
 
 # parse_options ARGUMENT...: as parse_arguments, but everything goes to OPTIONS.
 parse_options() {
@@ -67,11 +66,9 @@ take_data_path() {
         usage_error "no data: set the environment variable DATA_PATH or give --data_path DIR, the folder of train and val"
     fi
     data_path="$(directory_argument "$SOURCE" "$TAKEN")"
-    INPUTS+=("$data_path")
     for name in "$@"; do
         if [[ -n "$(passed_on "${name}_data_dir")" ]]; then continue; fi
         [[ -d "$data_path/$name" ]] || die "$SOURCE=$data_path has no folder $name"
-        INPUTS+=("$data_path/$name")
     done
 }
 
@@ -86,7 +83,6 @@ take_checkpoint() {
     take_setting ckpt CKPT
     if [[ -z "$TAKEN" ]]; then return; fi
     checkpoint="$(file_argument "$SOURCE" "$TAKEN")"
-    INPUTS+=("$checkpoint")
 }
 
 # check_options: what is left is for the Python program.
@@ -109,25 +105,6 @@ device_flags() {
     if [[ -z "$(passed_on device_target)" ]]; then JOB+=(--GPU --dataset_sink); fi
 }
 
-# is_inside PATH FOLDER: with links followed, or with all but the last one followed.
-is_inside() {
-    local folder parent
-    folder="$(realpath -- "$2")"
-    parent="$(realpath -- "$(dirname -- "$1")")"
-    [[ "$(realpath -- "$1")/" == "$folder"/* || "${parent%/}/$(basename -- "$1")/" == "$folder"/* ]]
-}
-
-# refuse_inputs_in FOLDER: a new run renames the run folder of an earlier one, so it must not hold what this run reads.
-refuse_inputs_in() {
-    local input run_dir="$CALLER_DIR/$1"
-    if [[ ! -e "$run_dir" || -n "$(option_value resume)" ]]; then return; fi
-    for input in "${INPUTS[@]}"; do
-        if is_inside "$input" "$run_dir"; then
-            die "$input is in the run folder $run_dir, which this run renames; start the launcher in another directory"
-        fi
-    done
-}
-
 # prepare_training FOLDER: everything up to the start of a training in FOLDER. Sets JOB and model.
 prepare_training() {
     local epochs=""
@@ -138,7 +115,6 @@ prepare_training() {
     if [[ -n "$TAKEN" ]]; then epochs="$(positive_argument "$SOURCE" "$TAKEN")"; fi
     check_options
     choose_base
-    refuse_inputs_in "$1"
     # One folder for all ranks: a rank that resumes must see the checkpoints of the others.
     JOB=(train.py --data_path="$data_path" --model="$model" --ckpt_save_dir="$CALLER_DIR/$1")
     device_flags

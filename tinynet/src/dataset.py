@@ -7,172 +7,90 @@ from typing import Any
 
 import mindspore.dataset as ds
 from mindspore.dataset import vision
-from mindspore.dataset.vision import Inter
 
-from .model_utils.config import Config, UsageError
+from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from .model_utils.classification.transforms import (
+    classifier_input,
+    eval_transforms,
+    mix_batches,
+    rand_augment,
+    random_color,
+    random_crop,
+    random_erasing,
+    random_flip,
+    to_input,
+)
+from .model_utils.config import Config
 from .model_utils.dataset_checks import check_image_folder
 from .model_utils.device_adapter import Device
-from .pipeline import build_pipeline, count_image_folder, image_folder
 
-# PILCUBIC is Pillow's bicubic, bit for bit: it averages over all pixels below the kernel, the other two do not.
-INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.PILCUBIC}
 SMALLEST = 32  # pixels; the network halves its input five times
-RAND_AUGMENT_BINS = 31  # magnitudes of RandAugment: 0 to 30
 
 
 def input_spec(config: Config) -> dict[str, Any]:
-    """What the network is fed in evaluation; stored with the weights. Sizes in pixels, mean and std on the scale 0-1.
-
-    Raises:
-        UsageError: a size, crop ratio, mean or std that cannot be.
-    """
-    if config.image_height != config.image_width or config.image_height < SMALLEST:
-        raise UsageError(
-            f"image_height={config.image_height} image_width={config.image_width}: equal values of {SMALLEST} or more "
-            "are accepted"
-        )
-    if not 0 < config.crop_ratio <= 1:
-        raise UsageError(f"crop_ratio={config.crop_ratio}: above 0 and up to 1 is accepted")
-    if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
-        raise UsageError(f"mean={config.mean} std={config.std}: three numbers each are accepted, std above 0")
-    return {
-        "height": config.image_height,
-        "width": config.image_width,
-        "resize": "shorter_side",
-        "crop_ratio": config.crop_ratio,
-        "interpolation": config.interpolation,
-        "mean": list(config.mean),
-        "std": list(config.std),
-    }
+    """What the network is fed in evaluation, see `classifier_input`."""
+    return classifier_input(
+        image_height=config.image_height,
+        image_width=config.image_width,
+        smallest=SMALLEST,
+        crop_ratio=config.crop_ratio,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+    )
 
 
-def eval_transforms(spec: dict[str, Any]) -> list:
-    """Operators that take a decoded (H, W, 3) uint8 RGB picture to the network's (3, height, width) float32 input.
-
-    The shorter side is resized to height / crop_ratio (rounded down), the aspect ratio is kept, the centre is cropped.
-    """
-    shorter_side = int(spec["height"] / spec["crop_ratio"])
-    resize = vision.Resize(shorter_side, INTERPOLATIONS[spec["interpolation"]])
-    return [resize, vision.CenterCrop((spec["height"], spec["width"])), *_to_input(spec)]
-
-
-def train_transforms(config: Config) -> list:
-    """Operators of the training pipeline, from the file's bytes to the network's (3, height, width) float32 input.
-
-    Random crop, flip, colour jitter; optionally RandAugment (Cubuk et al., CVPR Workshops 2020).
-
-    Raises:
-        UsageError: an option out of its range.
-    """
-    size, spec = (config.image_height, config.image_width), input_spec(config)
-    if not 0 < config.crop_scale <= 1:
-        raise UsageError(f"crop_scale={config.crop_scale}: above 0 and up to 1 is accepted")
-    crop = {"scale": (config.crop_scale, 1.0), "ratio": (3 / 4, 4 / 3)}
-    operators = [vision.RandomCropDecodeResize(size, **crop, interpolation=INTERPOLATIONS[config.interpolation])]
-    _require_probability(config, "flip_prob")
-    if config.flip_prob:
-        operators.append(vision.RandomHorizontalFlip(config.flip_prob))
-    return [*operators, *_color_jitter(config.color_jitter), *_rand_augment(config), *_to_input(spec)]
+def train_transforms(config: Config) -> list[Callable]:
+    """Operators of the training pipeline, from the file's bytes to the network's (3, height, width) float32 input."""
+    return [
+        *random_crop(config.image_height, config.image_width, config.crop_scale, config.interpolation),
+        *random_flip(config.flip_prob),
+        *random_color(config.color_jitter),
+        *rand_augment(config.rand_augment, config.rand_augment_magnitude),
+        *to_input(input_spec(config)),
+    ]
 
 
-def erasing(config: Config) -> list[Callable]:
-    """Random erasing of normalized pictures (Zhong et al., AAAI 2020), where the recipe has it.
-
-    Raises:
-        UsageError: a probability outside 0-1.
-    """
-    _require_probability(config, "random_erasing")
-    return [vision.RandomErasing(config.random_erasing)] if config.random_erasing else []
-
-
-def batch_transforms(config: Config) -> list[Callable]:
-    """Operators on training batches: MixUp (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019), or none.
-
-    Raises:
-        UsageError: an option out of its range.
-    """
-    if config.mixup < 0 or config.cutmix < 0:
-        raise UsageError(f"mixup={config.mixup} cutmix={config.cutmix}: 0 (off) or more is accepted")
-    _require_probability(config, "cutmix_prob")
-    operators: list[Callable] = []
-    if config.cutmix:
-        operators.append(vision.CutMixBatch(vision.ImageBatchFormat.NCHW, config.cutmix, config.cutmix_prob))
-    if config.mixup:
-        operators.append(vision.MixUpBatch(config.mixup))
-    return operators
-
-
-def _require_probability(config: Config, *keys: str) -> None:
-    for key in keys:
-        if not 0 <= config[key] <= 1:
-            raise UsageError(f"{key}={config[key]}: 0 to 1 is accepted")
-
-
-def _to_input(spec: dict[str, Any]) -> list:
-    scaled = [[255.0 * value for value in spec[key]] for key in ("mean", "std")]
-    return [vision.Normalize(*scaled), vision.HWC2CHW()]
-
-
-def _color_jitter(ranges: list[float]) -> list:
-    """Brightness, contrast and saturation factors from [1 - r, 1 + r], hue shift from [-r, r] of the colour circle."""
-    if len(ranges) != 4 or min(ranges) < 0 or ranges[3] > 0.5:
-        raise UsageError(f"color_jitter={ranges}: four numbers of 0 or more are accepted, the hue up to 0.5")
-    if not any(ranges):
-        return []
-    factors = [(max(0.0, 1 - r), 1 + r) for r in ranges[:3]]
-    return [vision.RandomColorAdjust(*factors, hue=(-ranges[3], ranges[3]))]
-
-
-def _rand_augment(config: Config) -> list:
-    """The chosen number of random operations, all of one magnitude."""
-    count, magnitude = config.rand_augment, config.rand_augment_magnitude
-    if count < 0 or not 0 < magnitude < RAND_AUGMENT_BINS:
-        raise UsageError(
-            f"rand_augment={count} rand_augment_magnitude={magnitude}: 0 (off) or more, and 1 to {RAND_AUGMENT_BINS - 1}, "
-            "are accepted"
-        )
-    return [vision.RandAugment(count, magnitude, RAND_AUGMENT_BINS)] if count else []
-
-
-def find_classes(config: Config, is_train: bool, device: Device) -> list[str]:
-    """Check the data and return the class names in the order of their indices.
+def find_classes(config: Config, split: str, device: Device) -> list[str]:
+    """Check the data of a split, "train" or "val", and return its class names in the order of their indices.
 
     Raises:
         DataError: what was expected, what was found.
     """
-    shard = (device.rank, device.size)
-    return check_image_folder(
-        data_folder(config, is_train), config.num_classes, check_images=config.check_images, shard=shard
-    )
+    num_classes, shard = config.num_classes if split == "train" else None, (device.rank, device.size)
+    return check_image_folder(data_folder(config, split), num_classes, check_images=config.check_images, shard=shard)
 
 
-def create_dataset(config: Config, is_train: bool, device: Device, class_names: list[str], **progress) -> ds.Dataset:
-    """Batches of the training or validation data for this rank.
+def create_dataset(config: Config, split: str, device: Device, class_names: list[str], **progress) -> ds.Dataset:
+    """Batches of a split, "train" or "val", for this rank.
 
     Args:
         config: recipe.
-        is_train: augmented, or as it is.
+        split: "train" is augmented, "val" as it is.
         device: rank and size.
         class_names: names in the order of the class indices.
         **progress: epoch, skip_steps and reshuffled of `build_pipeline`, which says what the batches are.
     """
-    path = data_folder(config, is_train)
-    operators = train_transforms(config) if is_train else [vision.Decode(), *eval_transforms(input_spec(config))]
+    path = data_folder(config, split)
 
     def source(sampler: ds.Sampler, workers: int) -> ds.Dataset:
         return image_folder(path, class_names, sampler=sampler, num_parallel_workers=workers)
 
+    if split == "train":
+        operators = train_transforms(config)
+        progress["serial_operators"] = random_erasing(config.random_erasing)
+        progress["batch_operators"] = mix_batches(config.mixup, config.cutmix, config.cutmix_prob)
+    else:
+        operators = [vision.Decode(), *eval_transforms(input_spec(config))]
     images = count_image_folder(path)
-    if is_train:
-        progress.update(serial_operators=erasing(config), batch_operators=batch_transforms(config))
-    return build_pipeline(source, images, operators, config, device, is_train=is_train, **progress)
+    return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 
-def count_images(config: Config, is_train: bool) -> int:
-    """Images of the data set, over all ranks."""
-    return count_image_folder(data_folder(config, is_train))
+def count_images(config: Config, split: str) -> int:
+    """Images of a split, over all ranks."""
+    return count_image_folder(data_folder(config, split))
 
 
-def data_folder(config: Config, is_train: bool) -> str:
-    """Folder of the training or the validation data."""
-    return config.train_data_dir if is_train else config.val_data_dir
+def data_folder(config: Config, split: str) -> str:
+    """Folder of a split."""
+    return config.train_data_dir if split == "train" else config.val_data_dir

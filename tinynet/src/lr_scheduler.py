@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from .model_utils.config import Config, UsageError
+from .model_utils.config import Config
+from .model_utils.errors import require_range
 
 
 def exponential_lr(
@@ -39,12 +40,9 @@ def get_lr(config: Config, steps_per_epoch: int) -> np.ndarray:
     Raises:
         UsageError: a number of epochs or a rate that cannot be.
     """
-    for key in ("epochs", "decay_epochs", "decay_rate"):
-        if not config[key] > 0:
-            raise UsageError(f"{key}={config[key]}: above 0 is accepted")
-    for key in ("lr", "warmup_lr", "warmup_epochs"):
-        if config[key] < 0:
-            raise UsageError(f"{key}={config[key]}: 0 or more is accepted")
+    require_range(low=1, epochs=config.epochs)
+    require_range(above=0, decay_epochs=config.decay_epochs, decay_rate=config.decay_rate)
+    require_range(low=0, lr=config.lr, warmup_lr=config.warmup_lr, warmup_epochs=config.warmup_epochs)
     return exponential_lr(
         config.lr, steps_per_epoch, config.epochs, config.decay_epochs, config.decay_rate, config.warmup_lr,
         config.warmup_epochs,

@@ -1,12 +1,18 @@
-"""RMSProp as TensorFlow, and with it the papers of EfficientNet and TinyNet, have it."""
+"""The optimizers of TinyNet: RMSProp as TensorFlow, and with it the papers of EfficientNet and TinyNet, have it; SGD."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+
+from .model_utils import device_adapter
+from .model_utils.config import Config
+from .model_utils.errors import require_range
+from .model_utils.optimizers import momentum_sgd, parameter_groups
 
 for_each = ops.HyperMap()
 
@@ -82,13 +88,26 @@ def rmsprop(
         epsilon: above 0.
 
     Raises:
-        ValueError: a number out of its range.
+        UsageError: a number out of its range.
     """
-    if not (0 <= decay < 1 and 0 <= momentum < 1 and epsilon > 0):
-        raise ValueError(
-            f"decay={decay} momentum={momentum} epsilon={epsilon}: [0, 1), [0, 1) and above 0 are accepted"
-        )
+    require_range(low=0, below=1, decay=decay, momentum=momentum)
+    require_range(above=0, opt_eps=epsilon)
     groups = list(groups)
-    if ms.get_context("device_target") == "CPU":
+    if device_adapter.current_target() == "CPU":
         return _CPURMSProp(groups, learning_rates, decay, momentum, epsilon)
     return nn.RMSProp(groups, learning_rates, decay, momentum, epsilon)
+
+
+def create_optimizer(
+    config: Config, network: nn.Cell, learning_rates: np.ndarray, head: Callable[[str], bool]
+) -> nn.Optimizer:
+    """RMSProp or momentum SGD, as the recipe has it, over the groups of `parameter_groups`."""
+    if config.opt == "sgd":
+        return momentum_sgd(
+            network, learning_rates, momentum=config.momentum, weight_decay=config.weight_decay,
+            head=head, head_lr_factor=config.head_lr_factor,
+        )  # fmt: skip
+    groups = parameter_groups(
+        network.trainable_params(), learning_rates, config.weight_decay, head, config.head_lr_factor
+    )
+    return rmsprop(groups, ms.Tensor(learning_rates), 0.9, config.momentum, config.opt_eps)

@@ -1,26 +1,29 @@
-"""What the shared modules of this folder ask about its model: recipe file, network, checkpoints."""
+"""What the zoo needs to know of TinyNet; see model_utils/model.py."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
+from .dataset import count_images, create_dataset, find_classes, input_spec
 from .model_utils import checkpoint
 from .model_utils.checkpoint import EMA_PREFIX, CheckpointFolder
-from .model_utils.config import Config, UsageError, get_config
+from .model_utils.classification.evaluation import METRIC, evaluate
+from .model_utils.config import Config, get_config
 from .model_utils.device_adapter import Device
+from .model_utils.errors import UsageError
+from .model_utils.model import Lines, Model
 from .tinynet import input_side, tinynet
 
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "tinynet"
-# Further documented lines than those that every folder has: of postprocess.py, of training.
-EPOCH_LINE = RESULT_LINE = ""
+# Documented log lines beyond those that every folder has.
 STEP_LINE = "epoch: {before}/{epochs}, step: {step}/{steps}, loss is {loss:.6g}, learning rate: {learning_rate:.6g}"
 # Further spellings -> keys: the documented short ones, and names that all image classifiers of the zoo understand.
 ALIASES = {
@@ -43,7 +46,7 @@ ALIASES = {
 TENSORFLOW_NORM = {"bn_momentum": 0.01, "bn_eps": 1e-3}
 
 
-def read_config(argv: list[str] | None, description: str) -> Config:
+def read_config(argv: list[str] | None, description: str, shown: Sequence[str] | None = None) -> Config:
     """The configuration of a program: default_config.yaml, then the model's own recipe if there is one, the command line.
 
     Empty paths and sizes get the values that they stand for.
@@ -51,7 +54,9 @@ def read_config(argv: list[str] | None, description: str) -> Config:
     Raises:
         UsageError: options that contradict each other.
     """
-    config = get_config(FOLDER / "default_config.yaml", argv, "model", aliases=ALIASES, description=description)
+    config = get_config(
+        FOLDER / "default_config.yaml", argv, "model", aliases=ALIASES, description=description, shown=shown
+    )
     changes: dict[str, Any] = {}
     if config.GPU:
         if "device_target" in config.given and config.device_target != "GPU":
@@ -74,20 +79,20 @@ def read_config(argv: list[str] | None, description: str) -> Config:
     return Config(config.to_dict(), given, ALIASES)
 
 
-def network_description(config: Config) -> dict[str, Any]:
+def describe_network(config: Config) -> dict[str, Any]:
     """What builds the network of a recipe; stored with the weights."""
-    keys = ("model", "num_classes", "bn_momentum", "bn_eps")
+    keys = ("model", "num_classes", "bn_momentum", "bn_eps", "stage_blocks")
     return {"name": NETWORK, **{key: config[key] for key in keys}}
 
 
-def build_network(about: dict[str, Any]) -> nn.Cell:
+def build_network(network: dict[str, Any]) -> nn.Cell:
     """The network of a description, with random weights.
 
     Raises:
         UsageError: a description that is none.
     """
     try:
-        return tinynet(**{key: value for key, value in about["network"].items() if key != "name"})
+        return tinynet(**{key: value for key, value in network.items() if key != "name"})
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -154,6 +159,14 @@ def _name_also(path: Path, name: Path) -> None:
     os.replace(temporary, name)
 
 
+def validate(config: Config, network: nn.Cell, device: Device, class_names: list[str]) -> dict[str, float]:
+    """Accuracies and loss over the validation data, on all ranks."""
+    dataset = create_dataset(config, "val", device, class_names)
+    smoothing = config.smoothing * config.use_label_smooth
+    totals = evaluate(network, dataset, config.batch_size, count_images(config, "val"), device, smoothing)
+    return totals.metrics()
+
+
 def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
     """Where all ranks read training states and the first one writes them."""
     return TinyNetCheckpoints(config.ckpt_save_dir, config.model, config.keep_checkpoint_max, config.ema_decay > 0)
@@ -162,3 +175,21 @@ def checkpoint_folder(config: Config, device: Device) -> CheckpointFolder:
 def saves_checkpoints(config: Config, device: Device) -> bool:
     """Whether this rank writes checkpoints."""
     return device.is_main
+
+
+MODEL = Model(
+    name=NETWORK,
+    read_config=read_config,
+    describe_network=describe_network,
+    build_network=build_network,
+    is_head=is_head,
+    input_spec=input_spec,
+    find_classes=find_classes,
+    count_images=count_images,
+    create_dataset=create_dataset,
+    validate=validate,
+    metric=METRIC,
+    checkpoint_folder=checkpoint_folder,
+    saves_checkpoints=saves_checkpoints,
+    lines=Lines(step=STEP_LINE),
+)

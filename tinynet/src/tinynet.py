@@ -7,6 +7,7 @@ outputs it agrees, and whose parameter names it has: timm's `tinynet_a` to `tiny
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -14,7 +15,8 @@ import numpy as np
 from mindspore import nn, ops
 from mindspore.common.initializer import Normal, Uniform
 
-from .model_utils.device_adapter import activation, depthwise_conv, scale_channels, spatial_mean
+from .model_utils.errors import require_range
+from .model_utils.layers import create_activation, depthwise_conv, scale_channels, spatial_mean
 from .stochastic import Uniform as RandomUniform
 from .stochastic import keep
 
@@ -64,6 +66,11 @@ def input_side(model: str) -> int:
     return int(224 * TWISTS[model].resolution)
 
 
+def model_blocks(model: str) -> list[int]:
+    """Blocks of each stage of a model."""
+    return [max(1, round(stage.repeats * TWISTS[model].depth)) for stage in STAGES]
+
+
 def scaled_channels(channels: int, width: float) -> int:
     """The multiple of 8 next to channels * width, of at least 8 and of more than 90 % of the product."""
     wanted = channels * width
@@ -93,7 +100,7 @@ class SqueezeExcite(nn.Cell):
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
         self.conv_reduce = convolution(channels, squeezed, 1, has_bias=True)
-        self.act = activation("swish")
+        self.act = create_activation("swish")
         self.conv_expand = convolution(squeezed, channels, 1, has_bias=True)
         self.mean, self.scale = spatial_mean(), scale_channels()
 
@@ -118,7 +125,7 @@ class Block(nn.Cell):
         self.expands = expansion > 1
         self.is_residual = stride == 1 and in_channels == channels
         self.drop_rate = 0.0
-        self.act = activation("swish")
+        self.act = create_activation("swish")
         depthwise = depthwise_conv(hidden, kernel_size, stride, weight_init=he_by_fan_out(kernel_size, 1))
         squeeze_excite = SqueezeExcite(hidden, max(1, int(in_channels * SQUEEZE_RATIO)))
         project = convolution(hidden, channels, 1)
@@ -153,15 +160,15 @@ class Block(nn.Cell):
 class TinyNet(nn.Cell):
     """(N, 3, H, W) float32 images to (N, num_classes) float32 logits. Arguments: see `tinynet`."""
 
-    def __init__(self, model: str, num_classes: int, norm: dict[str, float]):
+    def __init__(self, model: str, num_classes: int, norm: dict[str, float], stage_blocks: Sequence[int]):
         super().__init__()
-        _, width, depth = TWISTS[model]
+        width = TWISTS[model].width
         self.conv_stem = convolution(3, STEM_CHANNELS, 3, 2)
         self.bn1 = nn.BatchNorm2d(STEM_CHANNELS, **norm)
         stages, in_channels = [], STEM_CHANNELS
-        for stage in STAGES:
+        for stage, repeats in zip(STAGES, stage_blocks):
             channels, blocks = scaled_channels(stage.channels, width), []
-            for index in range(max(1, round(stage.repeats * depth))):
+            for index in range(repeats):
                 stride = stage.stride if index == 0 else 1
                 blocks.append(Block(in_channels, channels, stage.kernel_size, stride, stage.expansion, norm))
                 in_channels = channels
@@ -172,7 +179,7 @@ class TinyNet(nn.Cell):
         self.classifier = nn.Dense(
             HEAD_CHANNELS, num_classes, weight_init=Uniform(num_classes**-0.5), bias_init="zeros"
         )
-        self.act, self.mean = activation("swish"), spatial_mean()
+        self.act, self.mean = create_activation("swish"), spatial_mean()
         self.norm_of = {"conv_stem": "bn1", "conv_head": "bn2"}
         self.drop_rate, self.takes_step, self.uniform = 0.0, False, None
 
@@ -188,10 +195,9 @@ class TinyNet(nn.Cell):
             seed: the masks follow from it and the step.
 
         Raises:
-            ValueError: a rate outside [0, 1).
+            UsageError: a rate outside [0, 1).
         """
-        if not (0 <= drop < 1 and 0 <= drop_connect < 1):
-            raise ValueError(f"drop={drop} drop_connect={drop_connect}: 0 or more and below 1 is accepted")
+        require_range(low=0, below=1, drop=drop, drop_connect=drop_connect)
         blocks = [block for stage in self.blocks for block in stage]
         for index, block in enumerate(blocks):
             block.drop_rate = drop_connect * index / len(blocks)
@@ -219,7 +225,11 @@ class TinyNet(nn.Cell):
 
 
 def tinynet(
-    model: str = "tinynet_c", num_classes: int = 1000, bn_momentum: float = 0.1, bn_eps: float = 1e-5
+    model: str = "tinynet_c",
+    num_classes: int = 1000,
+    bn_momentum: float = 0.1,
+    bn_eps: float = 1e-5,
+    stage_blocks: Sequence[int] = (),
 ) -> TinyNet:
     """Build the network, with random weights.
 
@@ -228,9 +238,10 @@ def tinynet(
         num_classes: width of the output, 1 or more.
         bn_momentum: share of the batch in the running statistics after a step, in (0, 1] (PyTorch's convention).
         bn_eps: added to the batch-norm variance inside the root.
+        stage_blocks: blocks of each of the seven stages, 1 or more; empty: those of the model.
 
     Raises:
-        ValueError: a model, a number of classes or a momentum that cannot be.
+        ValueError: a model, a number of classes, blocks or a momentum that cannot be.
     """
     if model not in TWISTS:
         raise ValueError(f"model={model}: {', '.join(TWISTS)} are accepted")
@@ -238,4 +249,7 @@ def tinynet(
         raise ValueError(f"num_classes={num_classes}: 1 or more is accepted")
     if not (0 < bn_momentum <= 1 and bn_eps > 0):
         raise ValueError(f"bn_momentum={bn_momentum} bn_eps={bn_eps}: (0, 1] and above 0 are accepted")
-    return TinyNet(model, num_classes, {"momentum": 1 - bn_momentum, "eps": bn_eps})
+    blocks = list(stage_blocks) or model_blocks(model)
+    if len(blocks) != len(STAGES) or not all(isinstance(number, int) and number > 0 for number in blocks):
+        raise ValueError(f"stage_blocks={blocks}: seven numbers of 1 or more are accepted")
+    return TinyNet(model, num_classes, {"momentum": 1 - bn_momentum, "eps": bn_eps}, blocks)

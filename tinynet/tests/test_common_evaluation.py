@@ -12,7 +12,6 @@ import train
 from conftest import OTHER_NETWORK, SHALLOW, SMALL_NETWORK, accuracies, is_convolution, small_run, states
 from infer import read_picture
 from src.dataset import create_dataset, eval_transforms, find_classes, input_spec
-from src.inference import load_network
 from src.model_utils.checkpoint import load, save
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device
@@ -22,6 +21,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
+from src.inference import load_network
 
 CPU = Device("CPU", 0)
 

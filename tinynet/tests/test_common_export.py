@@ -12,7 +12,6 @@ import export
 import infer
 import postprocess
 from conftest import EXPORT_BATCH, OTHER_NETWORK, SHALLOW, SMALL_NETWORK, program
-from src.inference import description, load_model, load_network
 from src.model_utils.checkpoint import save
 from src.model_utils.config import DataError, UsageError
 from src.recipe import NETWORK, build_network, read_config
@@ -20,6 +19,7 @@ from src.recipe import NETWORK, build_network, read_config
 import mindspore as ms
 import numpy as np
 import pytest
+from src.inference import description, load_model, load_network
 
 TOLERANCE = 1e-4
 SIDE = 64

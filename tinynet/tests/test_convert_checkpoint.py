@@ -8,7 +8,6 @@ import eval as evaluation
 import infer
 import oracle
 from conftest import program
-from src.inference import load_network
 from src.model_utils import checkpoint
 from src.model_utils.config import DataError, UsageError
 from src.recipe import read_config
@@ -19,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.numpy import save_file
+from src.inference import load_network
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 SIDES = dict(zip(oracle.MODELS, (192, 188, 184, 152, 106)))

@@ -1,440 +1,209 @@
-"""The launchers of scripts/, run with recording stand-ins for python, msrun, mpirun and taskset.
+"""The launchers of scripts/: each passes the documented program, flags and paths, and refuses wrong arguments.
 
-The scripts are copied to a temporary model folder whose name has a blank, so that no run folder is made in the project.
-The documents call them with sh, so what matters is run by dash, by bash, and by a bash that is called sh.
+The documents call them with sh, so what matters is run by dash, by bash, and by a bash that is called sh. What all
+launchers share is tested in tests/ of the repository, which lends its bench; inference in its test_cpp_infer.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
+FOLDER = Path(__file__).resolve().parents[1]
+sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
+lent = pytest.importorskip("launcher_bench", reason="the bench of the launchers is in the repository")
+
 TRAIN, DISTRIBUTED, EVAL = "train_1p_gpu.sh", "train_distributed_gpu.sh", "eval.sh"
 LAUNCHERS = [TRAIN, DISTRIBUTED, EVAL]
-# Those of the inference; tests/test_cpp_infer.py of the repository tests them.
-INFERENCE = ["infer_common.sh", "run_infer_310.sh", "run_infer_cpu.sh"]
-SHELLS = ["dash", "bash", "bash as sh"]
-DATA, CHECKPOINT = "image net", "best weights.ckpt"
-FLAGS = ["--GPU", "--dataset_sink"]
-
-
-class Bench:
-    """A model folder, a caller's folder with data, and stand-ins that come first on PATH."""
-
-    def __init__(self, root: Path):
-        self.root, self.model, self.caller, self.notes = root, root / "my model", root / "some where", root / "notes"
-        folders = [self.caller / DATA / "train", self.caller / DATA / "val"]
-        for folder in (self.model, root / "bin", root / "shell", self.notes, *folders):
-            folder.mkdir(parents=True)
-        shutil.copytree(SCRIPTS, self.model / "scripts")
-        for name in ("python", "msrun", "mpirun", "taskset"):
-            path = root / "bin" / name
-            path.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-S", str(STAND_IN), name])} "$@"\n')
-            path.chmod(0o755)
-        (self.caller / CHECKPOINT).touch()
-        (root / "shell/sh").symlink_to(shutil.which("bash"))
-        self.shell = shutil.which("sh")
-        self.environment = {
-            "PATH": f"{root / 'bin'}:{os.defpath}",
-            "STAND_IN_DIR": str(self.notes),
-            "LAUNCH_CHECK_SECONDS": "10",
-            "LAUNCH_KILL_SECONDS": "1",
-        }
-        self.use(DATA, CHECKPOINT)
-
-    def use(self, data: str | Path, checkpoint: str | Path) -> None:
-        self.environment.update(DATA_PATH=str(data), CKPT=str(checkpoint))
-
-    def use_shell(self, name: str) -> None:
-        self.shell = str(self.root / "shell/sh") if name == "bash as sh" else shutil.which(name)
-        if self.shell is None:
-            pytest.skip(f"there is no {name}")
-
-    def start(self, script: str, *arguments: str, place: Path | None = None, **environment: str) -> subprocess.Popen:
-        """Starts a launcher with what it cannot do without, in the caller's folder or in `place`."""
-        number = ["-n", "2"] if script == DISTRIBUTED and "-n" not in arguments else []
-        inside = place is not None and (place / script).exists()
-        return subprocess.Popen(
-            [self.shell, script if inside else str(self.model / "scripts" / script), *number, *arguments],
-            cwd=place or self.caller,
-            env={**self.environment, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def run(self, script: str, *arguments: str, **details) -> subprocess.CompletedProcess:
-        process = self.start(script, *arguments, **details)
-        output, errors = process.communicate(timeout=30)
-        return subprocess.CompletedProcess(script, process.returncode, output, errors)
-
-    def records(self, name: str = "python") -> list[dict]:
-        return [json.loads(path.read_text()) for path in self.notes.glob(f"{name}-*.json")]
-
-    def record(self, script: str = TRAIN, name: str = "") -> dict:
-        """What the stand-in noted that the launcher has started; "argv" without the words of msrun."""
-        (entry,) = self.records(name or ("msrun" if script == DISTRIBUTED else "python"))
-        entry["words"] = entry["argv"]
-        program = "eval.py" if script == EVAL else "train.py"
-        entry["argv"] = entry["words"][entry["words"].index(program) :]
-        return entry
-
-    def files(self) -> list[str]:
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*"))
+BY = {TRAIN: "python", DISTRIBUTED: "msrun", EVAL: "python"}
+N = {TRAIN: [], DISTRIBUTED: ["-n", "2"], EVAL: []}
+GPU = "--GPU --dataset_sink"
 
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(tmp_path)
+    bench = lent.Bench(tmp_path, FOLDER / "scripts")
+    bench.make("image net/train/", "image net/val/", "other/train/", "other/val/", "best weights.ckpt", "o.ckpt")
+    bench.environment.update(DATA_PATH="image net", CKPT="best weights.ckpt")
+    yield bench
+    bench.end_jobs()
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=["dash", "bash", "bash as sh"])
 def shell_bench(bench, request):
-    bench.use_shell(request.param)
+    bench.shell = shutil.which(request.param.split()[0])
+    if bench.shell is None:
+        pytest.skip(f"there is no {request.param}")
+    if request.param == "bash as sh":
+        (bench.root / "sh").symlink_to(bench.shell)
+        bench.shell = str(bench.root / "sh")
     return bench
-
-
-def values(job: dict, names: str) -> list[str | None]:
-    return [job["env"].get(name) for name in names.split()]
 
 
 def run_folder(script: str, place: Path) -> Path:
     """The only run folder of a launcher in `place`."""
-    if script == EVAL:
-        (folder,) = place.glob("device0_*")
-        assert re.fullmatch(r"device0_\d{8}-\d{6}", folder.name)
-        return folder
-    return place / ("device_0" if script == TRAIN else "device_parallel")
+    (folder,) = place.glob({TRAIN: "device_[0-9]", DISTRIBUTED: "device_parallel", EVAL: "device[0-9]_*"}[script])
+    assert script != EVAL or re.fullmatch(r"device\d_\d{8}-\d{6}", folder.name)
+    return folder
 
 
-def expected_job(bench: Bench, script: str, run_dir: Path, flags: list[str] = FLAGS) -> list[str]:
+def expected(bench, script: str, run_dir: Path, flags: str = GPU) -> list[str]:
     """The documented command: DATA_PATH and CKPT from the environment, the rest left to the defaults."""
-    data, checkpoint = f"--data_path={bench.caller}/{DATA}", f"--ckpt={bench.caller}/{CHECKPOINT}"
+    data, ckpt = "--data_path='{caller}/image net' --model=tinynet_c", "--ckpt='{caller}/best weights.ckpt'"
     if script == EVAL:
-        return ["eval.py", data, "--model=tinynet_c", checkpoint, *flags, "--run_dir", str(run_dir)]
-    return [
-        *["train.py", data, "--model=tinynet_c", f"--ckpt_save_dir={run_dir}", *flags, checkpoint],
-        *(["--distributed"] if script == DISTRIBUTED else []),
-        *["--run_dir", str(run_dir)],
-    ]
+        return bench.words(f"eval.py {data} {ckpt} {flags} --run_dir '{run_dir}'")
+    end = "--distributed" if script == DISTRIBUTED else ""
+    return bench.words(f"train.py {data} --ckpt_save_dir='{run_dir}' {flags} {ckpt} {end} --run_dir '{run_dir}'")
 
 
-# ---- Command lines, environment, folders -----------------------------------------------------------------------------
-
-STALE = {"RANK_ID": "start", "RANK_SIZE": "8", "DEVICE_NUM": "8", "RANK_TABLE_FILE": "old.json", "SECRET_TOKEN": "x"}
-
-
-@pytest.mark.parametrize("place", ["caller", "scripts"])
 @pytest.mark.parametrize("script", LAUNCHERS)
-def test_documented_call(shell_bench, script, place):
-    """Without arguments; run folders are made in the model's folder when called in the folder of the launchers."""
+def test_documented_call(shell_bench, script):
     bench = shell_bench
-    if place == "scripts":
-        bench.use(f"../../some where/{DATA}", f"{bench.caller}/{CHECKPOINT}")
-    folder = {"caller": bench.caller, "scripts": bench.model / "scripts"}[place]
-    files = set(bench.files())
-    result = bench.run(script, place=folder, STAND_IN_TEXT="text", **STALE)
-    assert (result.returncode, result.stderr) == (0, "")
-    run_dir = run_folder(script, bench.model if place == "scripts" else bench.caller)
-    job = bench.record(script)
-    expected = expected_job(bench, script, run_dir)
-    assert [re.sub(r"/my model/scripts/\.\./\.\./", "/", word) for word in job["argv"]] == expected
-    assert job["cwd"] == str(bench.model)
+    job = bench.job(script, *N[script], by=BY[script], **lent.STALE, SECRET_TOKEN="x")
+    run_dir = run_folder(script, bench.caller)
+    assert job["argv"] == expected(bench, script, run_dir)
     log = run_dir / ("tinynet_c_eval.log" if script == EVAL else "tinynet_c.log")
-    assert log.read_text() == "text\ntext on stderr\n" and str(log) in result.stdout
-    new = {name for name in set(bench.files()) - files if not name.startswith("notes/")}
-    assert new == {p.relative_to(bench.root).as_posix() for p in (run_dir, log, run_dir / "env.log")}
+    assert log.read_text() == "text\ntext on stderr\n" and sorted(run_dir.iterdir()) == [run_dir / "env.log", log]
     noted = (run_dir / "env.log").read_text()
-    assert f"DATA_PATH={bench.environment['DATA_PATH']}\n" in noted and "TOKEN" not in noted
+    assert "DATA_PATH=image net\n" in noted and "TOKEN" not in noted
     if script == DISTRIBUTED:
         assert job["words"][:4] == ["--worker_num", "2", "--local_worker_num", "2"]
-        names = "SLOG_PRINT_TO_STDOUT RANK_SIZE DEVICE_NUM DEVICE_ID RANK_ID RANK_TABLE_FILE"
-        assert values(job, names) == ["0", "2", "2", None, None, None]
-        assert "SLOG_PRINT_TO_STDOUT=0\n" in noted
+        assert lent.values(job, "SLOG_PRINT_TO_STDOUT") == ["0"] and "SLOG_PRINT_TO_STDOUT=0\n" in noted
     else:
-        assert values(job, "DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM RANK_TABLE_FILE") == ["0", "0", "1", "1", None]
+        assert lent.values(job, "DEVICE_ID RANK_ID RANK_SIZE RANK_TABLE_FILE") == ["6", "0", "1", None]
 
 
-def test_folder_of_the_launchers_through_a_link(bench):
-    (bench.model / "script").symlink_to("scripts")
-    bench.use(bench.caller / DATA, bench.caller / CHECKPOINT)
-    assert bench.run(TRAIN, place=bench.model / "script").returncode == 0
-    assert (bench.model / "device_0").is_dir() and not (bench.model / "scripts/device_0").exists()
+@pytest.mark.parametrize("script, folder", [(TRAIN, "device_3"), (DISTRIBUTED, "device_parallel"), (EVAL, "device3_*")])
+def test_named_device(bench, script, folder):
+    """DEVICE_ID is in the name of the folder; --device_target leaves --GPU and --dataset_sink out."""
+    device = ["--device-target=CPU"] if script == EVAL else ["--device_target", "CPU"]
+    job = bench.job(script, *N[script], *device, by=BY[script], DEVICE_ID="03")
+    (run_dir,) = bench.caller.glob(folder)
+    assert job["argv"] == [*expected(bench, script, run_dir, ""), *device]
+    assert lent.values(job, "DEVICE_ID") == [None if script == DISTRIBUTED else "3"]
+
+
+@pytest.mark.parametrize("script, folder", [*((script, "scripts") for script in LAUNCHERS), (TRAIN, "link")])
+def test_call_in_the_folder_of_the_launchers(bench, script, folder):
+    """The run folder is made in the model's folder; a relative path is taken from the current directory."""
+    data, ckpt = "../../some where/image net", str(bench.caller / "best weights.ckpt")
+    (bench.model / "link").symlink_to("scripts")
+    bench.shell, bench.caller = shutil.which("sh"), bench.model / folder
+    job = bench.job(script, *N[script], by=BY[script], DATA_PATH=data, CKPT=ckpt, PWD=str(bench.caller))
+    assert f"--data_path={bench.caller}/{data}" in job["argv"] and f"--ckpt={ckpt}" in job["argv"]
+    assert job["argv"][-1] == str(run_folder(script, bench.model))
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)
 def test_variables(bench, script):
     """MODEL chooses the log's name too; EPOCHS goes to a training only; an empty variable is none."""
-    checkpoint = CHECKPOINT if script == EVAL else ""
-    result = bench.run(script, DATA_PATH=f"./{DATA}/", MODEL="tinynet_a", CKPT=checkpoint, EPOCHS="03")
-    assert (result.returncode, result.stderr) == (0, "")
-    argv, run_dir = bench.record(script)["argv"], run_folder(script, bench.caller)
-    assert argv[1:3] == [f"--data_path={bench.caller}/{DATA}/", "--model=tinynet_a"]
-    assert ("--epochs=3" in argv) == (script != EVAL)
-    assert (f"--ckpt={bench.caller}/{CHECKPOINT}" in argv) == (script == EVAL)
-    assert (run_dir / ("tinynet_a_eval.log" if script == EVAL else "tinynet_a.log")).exists()
+    variables = {"DATA_PATH": "./image net/", "MODEL": "tinynet_a", "EPOCHS": "03"}
+    job = bench.job(script, *N[script], by=BY[script], **variables, **({} if script == EVAL else {"CKPT": ""}))
+    assert job["argv"][1:3] == [f"--data_path={bench.caller}/image net/", "--model=tinynet_a"]
+    assert ("--epochs=3" in job["argv"]) == (script != EVAL)
+    assert any(word.startswith("--ckpt=") for word in job["argv"]) == (script == EVAL)
+    assert (run_folder(script, bench.caller) / ("tinynet_a_eval.log" if script == EVAL else "tinynet_a.log")).exists()
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "script, arguments",
     [
-        ["--data_path", "other", "--model", "tinynet_e", "--ckpt", "o.ckpt", "--epochs", "7"],
-        ["--epochs=7", "--ckpt=./o.ckpt", "--model=tinynet_e", "--data_path=./other"],
-        ["--model", "tinynet_b", "--data-path", "{caller}/other", "--model=tinynet_e", "--ckpt=o.ckpt", "--epochs=7"],
+        (TRAIN, "-b 32 --ckpt=./o.ckpt --model=tinynet_e --lr=-1 --epochs=07 --data_path=./other --note 'two words'"),
+        (
+            DISTRIBUTED,
+            "-b 32 --data-path other -n 03 --model tinynet_e --ckpt o.ckpt --lr=-1 --epochs 7 --note 'two words'",
+        ),
+        (
+            EVAL,
+            "--model x --data-path '{caller}/other' -b 32 --lr=-1 --model=tinynet_e --ckpt=o.ckpt --note 'two words'",
+        ),
     ],
 )
-@pytest.mark.parametrize("script", LAUNCHERS)
 def test_options_win_over_variables(bench, script, arguments):
     """Both forms; the last one counts; options for the program around them keep their order and come last."""
-    shutil.copytree(bench.caller / DATA, bench.caller / "other")
-    (bench.caller / "o.ckpt").touch()
-    rest = ["-b", "32", "--lr=-1", "--note", "two words"]
-    arguments = [*rest[:2], *(word.format(caller=bench.caller) for word in arguments), *rest[2:]]
-    if script == EVAL:
-        arguments = [word for word in arguments if word not in ("--epochs", "7", "--epochs=7")]
-    result = bench.run(script, *arguments, "--wait", MODEL="tinynet_z", EPOCHS="x", CKPT="no", DATA_PATH="no")
-    assert (result.returncode, result.stderr) == (0, "")
-    argv = bench.record(script)["argv"]
-    end = argv.index("--run_dir")
-    assert {"--model=tinynet_e", f"--ckpt={bench.caller}/o.ckpt", f"--data_path={bench.caller}/other"} < set(argv[:end])
-    assert ("--epochs=7" in argv[:end]) == (script != EVAL)
-    assert len(argv[:end]) == {TRAIN: 8, DISTRIBUTED: 9, EVAL: 6}[script]
-    assert argv[end + 2 :] == rest
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-@pytest.mark.parametrize("device", [["--device_target", "CPU"], ["--device-target=CPU"]])
-def test_named_device(shell_bench, script, device):
-    """--GPU and --dataset_sink are left out."""
-    result = shell_bench.run(script, *device)
-    assert (result.returncode, result.stderr) == (0, "")
-    run_dir = run_folder(script, shell_bench.caller)
-    assert shell_bench.record(script)["argv"] == [*expected_job(shell_bench, script, run_dir, []), *device]
-
-
-@pytest.mark.parametrize("script, folder", [(TRAIN, "device_3"), (EVAL, "device3_*")])
-def test_device_id(bench, script, folder):
-    assert bench.run(script, DEVICE_ID="03").returncode == 0
-    assert bench.record(script)["env"]["DEVICE_ID"] == "3"
-    (run_dir,) = bench.caller.glob(folder)
-    assert "DEVICE_ID=3\n" in (run_dir / "env.log").read_text()
-
-
-@pytest.mark.parametrize("arguments", [["-n", "3"], ["--epochs", "2", "-n", "03", "--seed", "1"]])
-def test_number_of_processes(bench, arguments):
-    assert bench.run(DISTRIBUTED, *arguments).returncode == 0
-    job = bench.record(DISTRIBUTED)
-    assert job["words"][:4] == ["--worker_num", "3", "--local_worker_num", "3"] and "-n" not in job["argv"]
-
-
-def test_training_through_mpirun(bench):
-    assert bench.run(DISTRIBUTED, LAUNCHER="mpirun").returncode == 0
-    job, run_dir = bench.record(DISTRIBUTED, "mpirun"), bench.caller / "device_parallel"
-    words = job["words"][job["words"].index("-n") :]
-    assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"]
-    assert words[7] == f"{run_dir}/log_output" and words[8].endswith("/bin/python")
-    assert words[9:] == expected_job(bench, DISTRIBUTED, run_dir)
-    assert job["env"]["SLOG_PRINT_TO_STDOUT"] == "0"
-
-
-def test_distributed_training_on_one_device(bench):
-    assert bench.run(DISTRIBUTED, "-n", "1", DEVICE_ID="6").returncode == 0
-    job = bench.record(TRAIN)
-    assert job["argv"] == expected_job(bench, DISTRIBUTED, bench.caller / "device_parallel")
-    assert values(job, "DEVICE_ID RANK_ID RANK_SIZE") == ["0", "0", "1"]
+    variables = {"MODEL": "tinynet_z", "EPOCHS": "x", "CKPT": "no", "DATA_PATH": "no"}
+    job = bench.job(script, *bench.words(arguments), by=BY[script], **variables)
+    end = job["argv"].index("--run_dir")
+    known = {"--model=tinynet_e", f"--ckpt={bench.caller}/o.ckpt", f"--data_path={bench.caller}/other"}
+    assert known < set(job["argv"][:end]) and ("--epochs=7" in job["argv"]) == (script != EVAL)
+    assert end == {TRAIN: 8, DISTRIBUTED: 9, EVAL: 6}[script]
+    assert job["argv"][end + 2 :] == ["-b", "32", "--lr=-1", "--note", "two words"]
+    assert script != DISTRIBUTED or job["words"][:4] == ["--worker_num", "3", "--local_worker_num", "3"]
 
 
 @pytest.mark.parametrize("script, name, options", [
-    (TRAIN, "val", ["--eval_interval", "0"]), (DISTRIBUTED, "val", ["--eval-interval=0"]),
-    (TRAIN, "val", ["--val_data_dir", "/v"]), (TRAIN, "train", ["--train_data_dir=/t"]), (EVAL, "train", []),
-    (EVAL, "val", ["--val-data-dir", "/v"]),
+    (TRAIN, "val", ["--eval_interval", "0"]), (TRAIN, "val", ["--eval-interval=0"]), (EVAL, "train", []),
+    (TRAIN, "val", ["--val_data_dir", "/v"]), (TRAIN, "train", ["--train_data_dir=/t"]), (EVAL, "val", ["--val-data-dir", "/v"]),
 ])  # fmt: skip
 def test_data_folder_that_is_not_needed(bench, script, name, options):
-    (bench.caller / DATA / name).rmdir()
-    result = bench.run(script, *options)
-    assert (result.returncode, result.stderr) == (0, "")
-    argv = bench.record(script)["argv"]
+    (bench.caller / "image net" / name).rmdir()
+    argv = bench.job(script, *options)["argv"]
     assert argv[len(argv) - len(options) :] == options
 
 
-@pytest.mark.parametrize("script", [TRAIN, DISTRIBUTED])
-def test_second_run(shell_bench, script):
-    """The folder of an earlier run is renamed; a run that resumes goes on in it."""
-    folder = run_folder(script, shell_bench.caller)
-    for text, options in [("one", []), ("two", []), ("three", ["--resume", "auto"])]:
-        assert shell_bench.run(script, *options, STAND_IN_TEXT=text).returncode == 0
-    (old,) = shell_bench.caller.glob(f"old_*_{folder.name}")
-    assert (old / "tinynet_c.log").read_text() == "one\ntext on stderr\n"
-    assert (folder / "tinynet_c.log").read_text() == "two\ntext on stderr\nthree\ntext on stderr\n"
-
-
 def test_evaluations_in_the_same_second(bench):
-    started = [bench.start(EVAL, STAND_IN_SECONDS="0.3") for _ in range(3)]
-    assert [process.communicate(timeout=30)[1] for process in started] == [""] * 3
-    folders = list(bench.caller.glob("*device0_*"))
-    assert all(re.fullmatch(r"device0_\d{8}-\d{6}", folder.name) for folder in folders)
-    assert sorted(job["argv"][-1] for job in bench.records()) == sorted(map(str, folders)) and len(folders) == 3
+    started = [bench.start(EVAL, STAND_IN_SECONDS="0.3") for _ in range(2)]
+    assert [process.communicate(timeout=30)[1] for process in started] == [""] * 2
+    folders = sorted(map(str, bench.caller.glob("device0_*")))
+    assert sorted(job["argv"][-1] for job in bench.records()) == folders and len(folders) == 2
 
 
-# ---- Failures --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-@pytest.mark.parametrize("options, status", [(["--wait"], 7), ([], 1)])
-def test_failure(shell_bench, script, options, status):
-    """--wait returns the status of the job; without it a failure within the first seconds is reported."""
-    result = shell_bench.run(script, *options, STAND_IN_STATUS="7", STAND_IN_TEXT="last words")
-    assert result.returncode == status
-    assert "error: the job ended with status 7; the last lines of" in result.stderr and "last words" in result.stderr
-
-
-def test_failure_of_a_rank(shell_bench):
-    """msrun waits for its scheduler after the failure; the launcher does not."""
-    begin = time.monotonic()
-    result = shell_bench.run(DISTRIBUTED, "--wait", STAND_IN_RANKS="1", STAND_IN_RANK="1", STAND_IN_STATUS="7",
-                             STAND_IN_SECONDS="1")  # fmt: skip
-    assert result.returncode == 7 and "launcher: error: rank 1 ended with status 7" in result.stderr
-    assert time.monotonic() - begin < 10
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_reach_the_job(shell_bench, script, number, status):
-    launcher = shell_bench.start(script, "--wait", STAND_IN_SECONDS="20", STAND_IN_SIGNALS="exit", STAND_IN_RANKS="1")
-    count, limit = 2 if script == DISTRIBUTED else 1, time.monotonic() + 20
-    while len(shell_bench.records()) < count and time.monotonic() < limit:
-        time.sleep(0.05)
-    launcher.send_signal(number)
+def test_signal_reaches_the_job(shell_bench):
+    launcher = shell_bench.start(TRAIN, "--wait", **lent.AT_WORK)
+    (job,) = shell_bench.wait_for_records(1)
+    launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=15)
-    assert launcher.returncode == status
-    pids = [entry["pid"] for entry in shell_bench.records()]
-    assert [(shell_bench.notes / f"signal-{pid}").read_text() for pid in pids] == [f"{number.name}\n"] * count
-
-
-def test_job_outlives_the_launcher(shell_bench):
-    result = shell_bench.run(TRAIN, STAND_IN_SECONDS="20", LAUNCH_CHECK_SECONDS="1")
-    assert (result.returncode, result.stderr) == (0, "")
-    pid = int(re.search(r"started, PID (\d+), log ", result.stdout)[1])
-    os.kill(pid, signal.SIGKILL)
-
-
-# ---- Wrong usage -----------------------------------------------------------------------------------------------------
-
-
-def assert_refused(bench: Bench, script: str, arguments: list[str], message: str, **environment: str) -> str:
-    files = bench.files()
-    result = bench.run(script, *arguments, **environment)
-    assert (result.returncode, result.stdout) == (1, "")
-    assert message.format(caller=bench.caller) in result.stderr
-    assert bench.files() == files
-    return result.stderr
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-def test_missing_data_path(shell_bench, script):
-    del shell_bench.environment["DATA_PATH"]
-    errors = assert_refused(shell_bench, script, [], "error: no data: ")
-    assert "variable DATA_PATH" in errors and "--data_path DIR" in errors and f"Usage: sh {script}" in errors
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-def test_help(shell_bench, script):
-    result = shell_bench.run(script, "--help")
-    assert (result.returncode, result.stderr) == (0, "") and result.stdout.startswith(f"Usage: sh {script}")
-
-
-@pytest.mark.parametrize("script", LAUNCHERS)
-@pytest.mark.parametrize(
-    "arguments, environment, message",
-    [
-        ([], {"DATA_PATH": "no"}, "error: DATA_PATH={caller}/no is not a directory"),
-        (["--data_path", CHECKPOINT], {}, f"error: --data_path={{caller}}/{CHECKPOINT} is not a directory"),
-        (["--data_path=."], {}, "error: --data_path={caller}/. has no folder "),
-        (["--data_path="], {}, "error: --data_path needs a value"),
-        (["--data_path", "--model", "tinynet_a"], {}, "error: --data_path needs a value"),
-        (["--data_path"], {}, "error: --data_path needs a value"),
-        ([], {"CKPT": "no.ckpt"}, "error: CKPT={caller}/no.ckpt is not a file"),
-        (["--ckpt", DATA], {}, f"error: --ckpt={{caller}}/{DATA} is not a file"),
-        ([], {"MODEL": "tinynet_z"}, "error: MODEL=tinynet_z is not one of: tinynet_a tinynet_b "),
-        (["--model", "tinynet"], {}, "error: --model=tinynet is not one of: tinynet_a "),
-        (["stray"], {}, "error: unexpected argument stray"),
-        (["--model", "tinynet_a", "stray"], {}, "error: unexpected argument stray"),
-        (["--lr", "0.1", "-n8"], {}, "error: unexpected argument -n8"),
-        (["-n=8"], {}, "error: unexpected argument -n=8"),
-        ([], {"PYTHON": "no-such-python"}, "error: PYTHON=no-such-python was not found"),
-    ],
-)
-def test_invalid_call(bench, script, arguments, environment, message):
-    assert_refused(bench, script, arguments, message, **environment)
+    assert launcher.returncode == 143 and shell_bench.signals(job) == ["SIGTERM"]
 
 
 @pytest.mark.parametrize(
-    "script, arguments, environment, message",
+    "call, environment, message",
     [
-        (DISTRIBUTED, ["-n"], {}, "error: -n needs a value"),
-        (DISTRIBUTED, ["-n", "0"], {}, "error: -n=0 is not an integer of 1 or more"),
-        (DISTRIBUTED, ["-n", "-2"], {}, "error: -n=-2 is not an integer of 1 or more"),
-        (DISTRIBUTED, ["-n", "two"], {}, "error: -n=two is not an integer of 1 or more"),
-        (DISTRIBUTED, ["-n", "2"], {"WORKER_NUM": "1"}, "error: WORKER_NUM=1 (all servers) is less than the 2"),
-        (TRAIN, ["-n", "2"], {}, "error: unexpected argument -n"),
-        (TRAIN, [], {"DEVICE_ID": "start"}, "error: DEVICE_ID=start is not an integer"),
-        (EVAL, [], {"DEVICE_ID": "start"}, "error: DEVICE_ID=start is not an integer"),
-        (EVAL, [], {"CKPT": ""}, "error: no checkpoint: set the environment variable CKPT or give --ckpt FILE"),
-        (TRAIN, [], {"EPOCHS": "0"}, "error: EPOCHS=0 is not an integer of 1 or more"),
-        (DISTRIBUTED, ["--epochs", "1.5"], {}, "error: --epochs=1.5 is not an integer of 1 or more"),
+        *[
+            (script, {"DATA_PATH": ""}, "no data: set the environment variable DATA_PATH or give --data_path DIR")
+            for script in LAUNCHERS
+        ],
+        (TRAIN, {"DATA_PATH": "no"}, "DATA_PATH={caller}/no is not a directory"),
+        (f"{TRAIN} --data_path o.ckpt", {}, "--data_path={caller}/o.ckpt is not a directory"),
+        (f"{TRAIN} --data_path=.", {}, "--data_path={caller}/. has no folder train"),
+        (f"{DISTRIBUTED} -n 1 --data_path other/..", {}, "--data_path={caller}/other/.. has no folder train"),
+        (f"{EVAL} --data_path=.", {}, "--data_path={caller}/. has no folder val"),
+        (f"{TRAIN} --data_path=", {}, "--data_path needs a value"),
+        (f"{TRAIN} --data_path --model tinynet_a", {}, "--data_path needs a value"),
+        (f"{TRAIN} --data_path", {}, "--data_path needs a value"),
+        (EVAL, {"CKPT": "no.ckpt"}, "CKPT={caller}/no.ckpt is not a file"),
+        (f"{TRAIN} --ckpt other", {}, "--ckpt={caller}/other is not a file"),
+        (TRAIN, {"MODEL": "tinynet_z"}, "MODEL=tinynet_z is not one of: tinynet_a tinynet_b "),
+        (f"{EVAL} --model tinynet", {}, "--model=tinynet is not one of: tinynet_a "),
+        (f"{TRAIN} stray", {}, "unexpected argument stray"),
+        (f"{EVAL} --model tinynet_a stray", {}, "unexpected argument stray"),
+        (f"{TRAIN} --lr 0.1 -n8", {}, "unexpected argument -n8"),
+        (f"{DISTRIBUTED} -n=8", {}, "unexpected argument -n=8"),
+        (f"{TRAIN} -n 2", {}, "unexpected argument -n"),
+        (DISTRIBUTED, {}, "the number of GPUs is missing: -n N\nUsage: "),
+        (f"{DISTRIBUTED} -n", {}, "-n needs a value"),
+        (f"{DISTRIBUTED} -n 0", {}, "-n=0 is not an integer of 1 or more"),
+        (TRAIN, {"DEVICE_ID": "start"}, "DEVICE_ID=start is not an integer"),
+        (EVAL, {"DEVICE_ID": "start"}, "DEVICE_ID=start is not an integer"),
+        (EVAL, {"CKPT": ""}, "no checkpoint: set the environment variable CKPT or give --ckpt FILE"),
+        (TRAIN, {"EPOCHS": "0"}, "EPOCHS=0 is not an integer of 1 or more"),
+        (f"{DISTRIBUTED} -n 1 --epochs 1.5", {}, "--epochs=1.5 is not an integer of 1 or more"),
     ],
 )
-def test_invalid_value(bench, script, arguments, environment, message):
-    assert_refused(bench, script, arguments, message, **environment)
+def test_invalid_call(bench, call, environment, message):
+    assert bench.refuse(*call.split(), **environment).startswith(f"error: {message}")
 
 
-def test_number_is_required(shell_bench):
-    """Bench.start adds the number where it is missing, so the launcher is called as it is."""
-    launcher = shell_bench.model / "scripts" / DISTRIBUTED
-    result = subprocess.run([shell_bench.shell, launcher], cwd=shell_bench.caller, env=shell_bench.environment,
-                            capture_output=True, text=True, timeout=30)  # fmt: skip
-    assert result.returncode == 1 and "error: the number of GPUs is missing: -n N\nUsage: " in result.stderr
-    assert not (shell_bench.caller / "device_parallel").exists()
-
-
-@pytest.mark.parametrize("script, name", [(TRAIN, "train"), (TRAIN, "val"), (DISTRIBUTED, "val"), (EVAL, "val")])
-def test_missing_folder_of_the_data(bench, script, name):
-    (bench.caller / DATA / name).rmdir()
-    assert_refused(bench, script, ["--lr", "1"], f"error: DATA_PATH={{caller}}/{DATA} has no folder {name}")
-
-
-@pytest.mark.parametrize("script", [TRAIN, DISTRIBUTED])
-@pytest.mark.parametrize("link", [False, True])
-def test_inputs_in_the_run_folder_are_refused(bench, script, link):
-    """They would be renamed with it, unless the run goes on in the folder."""
-    folder = run_folder(script, bench.caller)
-    folder.mkdir()
-    if link:
-        (folder / "data").symlink_to(bench.caller / DATA)
-        (folder / "a.ckpt").symlink_to(bench.caller / CHECKPOINT)
-    else:
-        shutil.copytree(bench.caller / DATA, folder / "data")
-        (folder / "a.ckpt").touch()
-    message = " is in the run folder {caller}/" + folder.name
-    assert_refused(bench, script, ["--ckpt", f"{DATA}/../{folder.name}/a.ckpt"], f"{folder.name}/a.ckpt{message}")
-    assert_refused(bench, script, ["--data_path", f"{folder.name}/data"], f"{folder.name}/data{message}")
-    inputs = ["--ckpt", f"{folder.name}/a.ckpt", "--data_path", f"{folder.name}/data"]
-    assert bench.run(script, *inputs, "--resume", "auto").returncode == 0
-
-
-def test_every_launcher_is_tested():
-    expected = [*LAUNCHERS, *INFERENCE, "common.sh", "tinynet_common.sh"]
-    assert sorted(expected) == sorted(path.name for path in SCRIPTS.iterdir())
+@pytest.mark.parametrize("script, folder", [(TRAIN, "device_0"), (DISTRIBUTED, "device_parallel")])
+def test_variables_name_something_in_the_run_folder(bench, script, folder):
+    """It would be renamed, unless the run goes on in the folder."""
+    bench.make(f"{folder}/data/train/", f"{folder}/data/val/", f"{folder}/a.ckpt", f"{folder}/env.log")
+    inputs = {"CKPT": f"{folder}/a.ckpt", "DATA_PATH": f"{folder}/data"}
+    for name, used in inputs.items():
+        assert f"asked to use {{caller}}/{used}, but" in bench.refuse(script, *N[script], **{name: used})
+    assert bench.job(script, *N[script], "--resume", "auto", by=BY[script], **inputs)

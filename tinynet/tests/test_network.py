@@ -5,7 +5,6 @@ import re
 import convert_checkpoint
 import oracle
 import train
-from src.inference import load_network
 from src.model_utils.device_adapter import portable_operators
 from src.recipe import read_config
 from src.tinynet import input_side, tinynet
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 from safetensors.numpy import save_file
+from src.inference import load_network
 
 TOLERANCE = 5e-5  # of the largest logit; float32 here
 COUNTS = dict(zip(oracle.MODELS, (6187972, 3730562, 2457234, 2338446, 2042972)))

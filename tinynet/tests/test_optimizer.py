@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import train
 from conftest import small_run
-from src.finetuning import parameter_groups
 from src.model_utils.device_adapter import Device
 from src.optimizer import rmsprop
 from src.recipe import build_network, is_head, network_description, read_config
 from src.tinynet import STAGES
-from src.training import create_train_step
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, nn
+from src.finetuning import parameter_groups
+from src.training import create_train_step
 
 STEPS = 50
 RATES = np.linspace(0.05, 0.01, STEPS).astype(np.float32)

@@ -9,7 +9,6 @@ import train
 from conftest import contents, program, small_run, states
 from infer import read_picture
 from src.dataset import eval_transforms
-from src.inference import load_network
 from src.lr_scheduler import get_lr
 from src.model_utils import checkpoint
 from src.model_utils.callbacks import Evaluate, Position
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 import yaml
 from mindspore import nn
+from src.inference import load_network
 
 DOCUMENTED = """
 data_path: ""\nmodel: tinynet_c\nnum_classes: 1000\nbatch_size: 128\ndrop: 0.2\ndrop_connect: 0\nopt: rmsprop\nopt_eps: 0.001

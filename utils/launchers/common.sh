@@ -11,12 +11,13 @@
 
 # shellcheck disable=SC2034  # some of the variables are for the launchers
 CALLER_DIR="$PWD"
-MODEL_DIR="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
+MODEL_DIR="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 STAMP="$(date +%Y%m%d-%H%M%S)"
 ARGS=()           # positional arguments
 OPTIONS=()        # --key value arguments, passed on to the program as they are
 WAIT=0            # 1 with --wait
 JOB=()            # the program and its flags
+RESULTS=()        # names that only launchers give to what they leave beside the run folders
 JOB_PID=""        # the process that this shell has started and follows
 LOG_START=0       # bytes that the log held before this run
 SUPERVISED=0      # 1 when JOB_PID is a supervisor, which marks a failure in the log by MARK
@@ -141,35 +142,90 @@ find_python() {
 
 # ---- Run folders -----------------------------------------------------------------------------------------------------
 
-# set_aside PATH: rename what an earlier run has left there.
-set_aside() {
-    local folder="${1%/*}" name="${1##*/}" stamp="$STAMP" number=1
-    if [[ ! -e "$1" ]]; then return; fi
-    while [[ -e "$folder/old_${stamp}_$name" ]]; do
-        number="$((number + 1))"
-        stamp="${STAMP}_$number"
+# Arguments: MODEL_DIR, RESULTS, how many paths a run renames, these, the words of its call. Fails if a path is or holds
+# what a word names, or lies in a folder that a word names and has not been made by a launcher.
+INPUT_GUARD='
+import os, sys
+
+OUTPUTS = "ckpt_save_dir save_checkpoint_path ckpt_path run_dir log_path summary_dir output_dir output_path file_name"
+model, results, count = sys.argv[1], sys.argv[2].split(), int(sys.argv[3])
+key, named = "", []
+for word in sys.argv[4 + count :]:
+    if word.startswith("-"):
+        key, _, word = word.partition("=")
+    if key.strip("-").replace("-", "_") not in OUTPUTS.split():
+        values = filter(None, [word, *word.split(",")])
+        named += [os.path.join(base, value) for value in values for base in (os.getcwd(), model)]
+
+
+def passed(path):
+    """The folders and links on the way to a path, and the path."""
+    here, names = "/", path.split("/")[::-1]
+    while names:
+        here = os.path.normpath(os.path.join(here, names.pop()))
+        yield here
+        if os.path.islink(here):
+            names += os.path.join(os.path.dirname(here), os.readlink(here)).split("/")[::-1]
+            here = "/"
+
+
+for path in filter(os.path.exists, named):
+    real, used = os.path.realpath(path), set(passed(path))
+    for entry in os.scandir(real) if os.path.isdir(real) else []:
+        used.update(passed(entry.path) if entry.is_symlink() and entry.is_dir() else [])
+    for old in sys.argv[4 : 4 + count]:
+        parent, name = os.path.split(old)
+        for place in (os.path.join(os.path.realpath(parent).replace("//", "/"), name), os.path.realpath(old)):
+            own = name in results or any(os.path.exists(f + "/env.log") for f in (place, os.path.dirname(place)))
+            if place in used or (place.startswith(real + "/") and not own):
+                tip = "start the launcher in another directory"
+                sys.exit("error: asked to use %s, but a new run renames %s; %s" % (path, old, tip))
+'
+
+# refuse_inputs_in PATH...: ends the launcher before it renames what it was asked to use.
+refuse_inputs_in() {
+    local path found=()
+    for path in "$@"; do
+        if [[ -e "$path" ]]; then found+=("$path"); fi
     done
-    # The stamp goes first, so that patterns such as train*/log find the new run only.
-    mv -- "$1" "$folder/old_${stamp}_$name"
-    echo "renamed the earlier $1 to old_${stamp}_$name"
+    if ((${#found[@]} == 0)); then return; fi
+    "$PYTHON" -c "$INPUT_GUARD" "$MODEL_DIR" "${RESULTS[*]-}" "${#found[@]}" "${found[@]}" \
+        ${ARGS[@]+"${ARGS[@]}"} ${JOB[@]+"${JOB[@]}"} ${OPTIONS[@]+"${OPTIONS[@]}"} || exit 1
+}
+
+# set_aside PATH...: rename what an earlier run has left there, all of it or nothing.
+set_aside() {
+    local path name number
+    refuse_inputs_in "$@"
+    for path in "$@"; do
+        if [[ ! -e "$path" ]]; then continue; fi
+        # The stamp goes first, so that patterns such as train*/log find the new run only.
+        name="old_${STAMP}_${path##*/}" number=1
+        while [[ -e "${path%/*}/$name" ]]; do name="old_${STAMP}_$((++number))_${path##*/}"; done
+        mv -- "$path" "${path%/*}/$name"
+        echo "renamed the earlier $path to $name"
+    done
 }
 
 # make_run_dirs FOLDER...: new and empty, unless this run resumes the earlier one.
 make_run_dirs() {
     local folder
+    if [[ -z "$(option_value resume)" ]]; then set_aside "$@"; fi
     for folder in "$@"; do
-        if [[ -z "$(option_value resume)" ]]; then set_aside "$folder"; fi
         mkdir -p -- "$folder" || die "cannot create the run folder $folder"
     done
 }
 
-# set_aside_numbered PREFIX: every folder PREFIX<i> of an earlier run, which may have had more of them than this one.
+# set_aside_numbered PREFIX PATH...: unless this run resumes the earlier one, PATH and every folder PREFIX<i>, of which
+# the earlier run may have had more than this one.
 set_aside_numbered() {
-    local path
+    local path prefix="$1" found=()
+    shift
     if [[ -n "$(option_value resume)" ]]; then return; fi
-    for path in "$1"[0-9]*; do
-        if [[ "${path#"$1"}" =~ ^[0-9]+$ ]]; then set_aside "$path"; fi
+    for path in "$prefix"[0-9]*; do
+        if [[ "${path#"$prefix"}" =~ ^[0-9]+$ ]]; then found+=("$path"); fi
     done
+    set_aside ${found[@]+"${found[@]}"} "$@"
 }
 
 # write_env_log FOLDER: the listed environment variables only.
@@ -278,11 +334,15 @@ follow_job() {
 
 # run_job FOLDER LOG_NAME
 run_job() {
-    local run_dir="$CALLER_DIR/$1"
-    make_run_dirs "$run_dir"
-    write_env_log "$run_dir"
-    start_job "$run_dir/$2" exec "$PYTHON" "${JOB[@]}" --run_dir "$run_dir" ${OPTIONS[@]+"${OPTIONS[@]}"}
-    follow_job "$run_dir/$2"
+    make_run_dirs "$CALLER_DIR/$1"
+    run_job_in "$CALLER_DIR/$1" "$2"
+}
+
+# run_job_in RUN_DIR LOG_NAME: in a folder that exists.
+run_job_in() {
+    write_env_log "$1"
+    start_job "$1/$2" exec "$PYTHON" "${JOB[@]}" --run_dir "$1" ${OPTIONS[@]+"${OPTIONS[@]}"}
+    follow_job "$1/$2"
 }
 
 # ---- One process for each device of a rank table ---------------------------------------------------------------------
@@ -338,8 +398,8 @@ run_rank_table_job() {
     local index prefix="$CALLER_DIR/$1"
     read_rank_table "$3"
     export SERVER_ID RANK_SIZE DEVICE_NUM RANK_TABLE_FILE="$3"
-    set_aside_numbered "$prefix"
-    if [[ -z "$(option_value resume)" ]]; then set_aside "${prefix}_supervisor.log"; fi
+    RESULTS+=("$1_supervisor.log")
+    set_aside_numbered "$prefix" "${prefix}_supervisor.log"
     for ((index = 0; index < DEVICE_NUM; index++)); do make_run_dirs "$prefix$index"; done
     SUPERVISED=1
     start_job "${prefix}_supervisor.log" supervise_ranks "$prefix" "$2"
@@ -429,11 +489,11 @@ kill_ranks() {
 # run_cluster_job FOLDER LOG_NAME NUMBER: NUMBER processes on this server. A FOLDER that ends in 0 stands for all of its
 # numbered siblings.
 run_cluster_job() {
-    local run_dir="$CALLER_DIR/$1" command logs
+    local run_dir="$CALLER_DIR/$1" command
     cluster_command "$run_dir" "$3"
     if [[ "$run_dir" == *0 ]]; then set_aside_numbered "${run_dir%0}"; fi
     make_run_dirs "$run_dir"
-    for logs in msrun_log log_output; do set_aside "$run_dir/$logs"; done # of a run that is resumed
+    set_aside "$run_dir/msrun_log" "$run_dir/log_output" # of a run that is resumed
     unset DEVICE_ID RANK_ID RANK_TABLE_FILE # each rank gets its own
     export RANK_SIZE="$WORKER_NUM" DEVICE_NUM="$3"
     if [[ "${command[0]}" == "$PYTHON" ]]; then

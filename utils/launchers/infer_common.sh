@@ -4,6 +4,7 @@
 # launchers these work in the foreground and put their files into the current directory itself.
 
 APP_DIR="$MODEL_DIR/ascend310_infer"
+RESULTS=(infer.log acc.log) # in the current directory; a launcher adds what else it makes there
 
 # shellcheck disable=SC2034  # the two texts are for the launchers
 APP_OPTIONS_HELP='Options:
@@ -106,13 +107,20 @@ in_model_dir() {
     (cd -- "$MODEL_DIR" && exec "$@")
 }
 
+# set_results_aside: before the first step, so that after a failure nothing here looks like a result of this run.
+set_results_aside() {
+    local name paths=()
+    for name in "${RESULTS[@]}"; do paths+=("$CALLER_DIR/$name"); done
+    set_aside "${paths[@]}"
+}
+
 # run_app MODEL DATA DEVICE_ID: builds the application and runs it; result_Files and time_Result in the current
 # directory.
 run_app() {
-    local build_options libraries name
+    local build_options libraries
     read -r -a build_options <<<"${BUILD_OPTIONS:-}"
-    # Moved first: after a failure nothing here looks like a result of this run.
-    for name in result_Files time_Result infer.log acc.log; do set_aside "$CALLER_DIR/$name"; done
+    RESULTS+=(result_Files time_Result)
+    set_results_aside
     run_step "$APP_DIR/build.log" "building the application" \
         bash "$APP_DIR/build.sh" ${build_options[@]+"${build_options[@]}"}
     # As the guide of MindSpore Lite sets it. The application finds libmindspore-lite.so itself, not what that needs.
@@ -125,8 +133,7 @@ run_app() {
 
 # run_infer MODEL DATA: infer.py on the CPU, in the folder infer_result of the current directory.
 run_infer() {
-    local name
-    for name in infer.log acc.log; do set_aside "$CALLER_DIR/$name"; done
+    set_results_aside
     run_step "$CALLER_DIR/infer.log" "inference on CPU" \
         in_model_dir "$PYTHON" infer.py --device_target=CPU --model_file="$1" --input="$2" \
         --output_dir="$CALLER_DIR/infer_result" ${OPTIONS[@]+"${OPTIONS[@]}"}

@@ -13,8 +13,8 @@ Environment: SERVER_ID (entry of this server in the rank table, default: 0), BIN
 not bind each device's process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other ranks get to end
 after one has died, default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server),
 NODE_RANK (0, 1, ...) and WORKER_NUM (processes of all servers)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 # choose_binding: the option --bind_cpu wins over BIND_CORES; what is no switch is the program's to refuse.
 choose_binding() {
@@ -45,7 +45,6 @@ if [[ "$target" == Ascend && -z "$wanted${DEVICE_NUM:-}" ]]; then needs_table=1;
 if ((needs_table)); then expect_arguments 2 3; else expect_arguments 1 2 3; fi
 
 data_dir="$(directory_argument DATASET_PATH "${ARGS[0]}")"
-inputs=("$data_dir")
 JOB=(train.py --is_distributed=1 --lr=0.001 --loss_scale=1024 --weight_decay=0.016)
 JOB+=(--T_max=320 --max_epoch=320 --warmup_epochs=4 --lr_scheduler=cosine_annealing)
 # One folder for all ranks: a rank that resumes must see the checkpoints of the others.
@@ -54,23 +53,10 @@ if has_rank_table; then tables=1; else tables=0; fi
 if ((${#ARGS[@]} == tables + 2)); then
     backbone="$(file_argument PRETRAINED_BACKBONE "${ARGS[1]}")"
     JOB+=(--pretrained_backbone="$backbone")
-    inputs+=("$backbone")
 fi
 if ((tables)); then
     rank_table="$(file_argument RANK_TABLE_FILE "${ARGS[${#ARGS[@]} - 1]}")"
-    inputs+=("$rank_table")
 fi
-for key in pretrained_backbone resume_yolov3 train_img_dir train_annFile; do
-    path="$(option_value "$key")"
-    if [[ -n "$path" && "$path" != /* ]]; then path="$MODEL_DIR/$path"; fi
-    if [[ -e "$path" ]]; then inputs+=("$path"); fi
-done
-# A new run renames the run folders of an earlier one.
-for input in "${inputs[@]}"; do
-    if [[ "$(realpath -- "$input")/" == "$(realpath -- "$CALLER_DIR")"/train_parallel+([0-9])/* ]]; then
-        die "$input is in a run folder train_parallel<i>; start the launcher in another directory"
-    fi
-done
 
 if [[ -n "$wanted" ]]; then wanted="$(positive_argument DEVICE_NUM "$wanted")"; fi
 if ((tables)); then

@@ -10,13 +10,12 @@ weights and nothing is frozen. Checkpoints go to train_parallel/outputs.
 Environment: DEVICE_NUM (number of GPUs of this server, default: 8; --device_num N wins), LAUNCHER (msrun or mpirun,
 default: msrun where it exists), MASTER_PORT; for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1,
 ...) and WORKER_NUM (GPUs of all servers)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 2
 data_dir="$(directory_argument DATASET_PATH "${ARGS[0]}")"
-inputs=("$data_dir")
 # The recipe of Ascend. Older GPU scripts gave a learning rate of 0.1, which suits only gradients that are divided by
 # the loss scale twice, as they were there; with right gradients it diverges.
 JOB=(train.py --device_target=GPU --is_distributed=1 --lr=0.001 --loss_scale=1024 --weight_decay=0.016)
@@ -26,19 +25,7 @@ JOB+=(--data_dir="$data_dir" --ckpt_path="$CALLER_DIR/train_parallel/outputs")
 if ((${#ARGS[@]} == 2)); then
     backbone="$(file_argument PRETRAINED_BACKBONE "${ARGS[1]}")"
     JOB+=(--pretrained_backbone="$backbone")
-    inputs+=("$backbone")
 fi
-for key in pretrained_backbone resume_yolov3 train_img_dir train_annFile; do
-    path="$(option_value "$key")"
-    if [[ -n "$path" && "$path" != /* ]]; then path="$MODEL_DIR/$path"; fi
-    if [[ -e "$path" ]]; then inputs+=("$path"); fi
-done
-# A new run renames the run folder of an earlier one.
-for input in "${inputs[@]}"; do
-    if [[ "$(realpath -- "$input")/" == "$(realpath -- "$CALLER_DIR")"/train_parallel/* ]]; then
-        die "$input is in the run folder $CALLER_DIR/train_parallel; start the launcher in another directory"
-    fi
-done
 wanted="$(option_value device_num)"
 device_num="$(positive_argument DEVICE_NUM "${wanted:-${DEVICE_NUM:-8}}")"
 

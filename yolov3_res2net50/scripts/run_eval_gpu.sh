@@ -5,19 +5,13 @@ USAGE="Usage: bash run_eval_gpu.sh [DATASET_PATH] [CHECKPOINT_PATH] [OPTIONS]
 DATASET_PATH holds the data set in COCO's layout: the folders annotations and val2017. CHECKPOINT_PATH is a checkpoint
 of the whole network.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2
 data_dir="$(directory_argument DATASET_PATH "${ARGS[0]}")"
 checkpoint="$(file_argument CHECKPOINT_PATH "${ARGS[1]}")"
-# A new run renames the folder eval of an earlier one, so it must not hold what this run reads.
-for input in "$data_dir" "$checkpoint"; do
-    if [[ "$(realpath -- "$input")/" == "$(realpath -- "$CALLER_DIR")"/eval/* ]]; then
-        die "$input is in the run folder $CALLER_DIR/eval; start the launcher in another directory"
-    fi
-done
 device_id="$(integer_argument DEVICE_ID "${DEVICE_ID:-0}")"
 JOB=(eval.py --device_target=GPU --is_distributed=0 --testing_shape=416)
 JOB+=(--data_dir="$data_dir" --pretrained="$checkpoint")

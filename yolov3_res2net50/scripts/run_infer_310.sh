@@ -7,10 +7,10 @@ USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [ANNO_PATH] [DEVIC
 MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; DATA_PATH the folder of the
 pictures, for example val2017; ANNO_PATH the annotation file, for example annotations/instances_val2017.json. DEVICE_ID
 may be left out."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$APP_OPTIONS_HELP"
 
 parse_arguments "$@"
@@ -22,8 +22,8 @@ annotations="$(file_argument ANNO_PATH "${ARGS[2]}")"
 device_id="$(integer_argument DEVICE_ID "${ARGS[3]:-${device_id:-0}}")"
 read_description "$mindir"
 
+RESULTS+=(accuracy)
 run_app "$mindir" "$data_dir" "$device_id"
-set_aside "$CALLER_DIR/accuracy"
 keep_ratio=False
 if [[ "$(input_value resize)" == letterbox ]]; then keep_ratio=True; fi
 run_postprocess --per_batch_size=1 --result_path="$CALLER_DIR/result_Files" --img_path="$data_dir" \

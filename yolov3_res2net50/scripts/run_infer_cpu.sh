@@ -6,10 +6,10 @@ set -euo pipefail
 USAGE="Usage: bash run_infer_cpu.sh [MODEL_PATH] [DATA_PATH] [ANNO_PATH] [OPTIONS]
 MODEL_PATH is a model of export.py, with its description MODEL_PATH.json beside it; DATA_PATH the folder of the
 pictures, for example val2017; ANNO_PATH the annotation file, for example annotations/instances_val2017.json."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-# shellcheck source-path=SCRIPTDIR source=infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/infer_common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
 OPTIONS_HELP="$INFER_OPTIONS_HELP"
 
 parse_arguments "$@"
@@ -18,7 +18,7 @@ model="$(file_argument MODEL_PATH "${ARGS[0]}")"
 data_dir="$(directory_argument DATA_PATH "${ARGS[1]}")"
 annotations="$(file_argument ANNO_PATH "${ARGS[2]}")"
 
+RESULTS+=(accuracy)
 run_infer "$model" "$data_dir"
-set_aside "$CALLER_DIR/accuracy"
 run_postprocess --per_batch_size=1 --result_path="$CALLER_DIR/infer_result/result_Files" --img_path="$data_dir" \
     --annFile="$annotations" --log_path="$CALLER_DIR/accuracy"

@@ -7,20 +7,12 @@ DATASET_PATH holds the data set in COCO's layout: the folders annotations and tr
 checkpoint of the backbone, whose stem and layer1 are then frozen; without it the whole network starts from random
 weights and nothing is frozen. Checkpoints go to train/outputs.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
-# shellcheck source-path=SCRIPTDIR source=common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR source=shared/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 2
 data_dir="$(directory_argument DATASET_PATH "${ARGS[0]}")"
-inputs=("$data_dir")
-# The first of these folders that exists holds the training images.
-for name in train2017 train2014 train; do
-    if [[ -z "$(option_value train_img_dir)" && -d "$data_dir/$name" ]]; then
-        inputs+=("$data_dir/$name")
-        break
-    fi
-done
 # The recipe of Ascend. Older GPU scripts gave a learning rate of 0.1, which suits only gradients that are divided by
 # the loss scale twice, as they were there; with right gradients it diverges.
 JOB=(train.py --device_target=GPU --is_distributed=0 --lr=0.001 --loss_scale=1024 --weight_decay=0.016)
@@ -29,19 +21,7 @@ JOB+=(--data_dir="$data_dir" --ckpt_path="$CALLER_DIR/train/outputs")
 if ((${#ARGS[@]} == 2)); then
     backbone="$(file_argument PRETRAINED_BACKBONE "${ARGS[1]}")"
     JOB+=(--pretrained_backbone="$backbone")
-    inputs+=("$backbone")
 fi
-for key in pretrained_backbone resume_yolov3 train_img_dir train_annFile; do
-    path="$(option_value "$key")"
-    if [[ -n "$path" && "$path" != /* ]]; then path="$MODEL_DIR/$path"; fi
-    if [[ -e "$path" ]]; then inputs+=("$path"); fi
-done
-# A new run renames the folder train of an earlier one, so it must not hold what this run reads.
-for input in "${inputs[@]}"; do
-    if [[ "$(realpath -- "$input")/" == "$(realpath -- "$CALLER_DIR")"/train/* ]]; then
-        die "$input is in the run folder $CALLER_DIR/train; start the launcher in another directory"
-    fi
-done
 device_id="$(integer_argument DEVICE_ID "${DEVICE_ID:-0}")"
 
 single_process_environment

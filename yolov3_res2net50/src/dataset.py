@@ -9,7 +9,7 @@ import cv2
 import mindspore.dataset as ds
 import numpy as np
 
-from .batches import (
+from .data.batches import (
     AHEAD,
     SIZE,
     CocoSamples,
@@ -19,14 +19,14 @@ from .batches import (
     random_stream,
     training_labels,
 )
-from .boxes import place
-from .coco import CocoData, data_paths, read_coco
+from .data.coco import CocoData, data_paths, read_coco
+from .data.pictures import input_tables, to_input
+from .data.targets import FIELDS, encode
+from .data.transforms import GREY, METHODS, Augmentation
+from .detect.boxes import place
 from .model_utils.config import Config, DataError, UsageError
 from .model_utils.device_adapter import Device
-from .pictures import input_tables, read_picture, to_input  # noqa: F401  (read_picture: for those who read pictures)
-from .targets import FIELDS, encode
-from .transforms import GREY, METHODS, Augmentation
-from .workers import worker_threads
+from .model_utils.workers import worker_threads
 
 STRIDE = 32  # pixels; the network's inputs are multiples of it
 
@@ -114,39 +114,39 @@ def check_anchors(config: Config) -> np.ndarray:
     return np.array(anchors, np.float32)
 
 
-def find_classes(config: Config, is_train: bool, device: Device) -> list[str]:
+def find_classes(config: Config, split: str, device: Device) -> list[str]:
     """Check the data and return the class names in the order of their indices.
 
     Raises:
         DataError: what was expected, what was found.
     """
-    data = _read(config, is_train, device)
+    data = _read(config, split, device)
     count = len(data.class_names)
     if "num_classes" in config.given and count > config.num_classes:
-        file = data_paths(config, is_train)[1]
+        file = data_paths(config, split)[1]
         advice = f"give --num_classes {count}, or none"
         raise DataError(f"{file} holds {count} classes, more than num_classes={config.num_classes}; {advice}")
-    if is_train:
+    if split == "train":
         training_labels(data)
     return data.class_names
 
 
-def count_images(config: Config, is_train: bool) -> int:
+def count_images(config: Config, split: str) -> int:
     """Images of the data set over all ranks: in training those with a usable box, in evaluation all."""
-    data = _read(config, is_train)
-    return len(training_labels(data).positions) if is_train else len(data.paths)
+    data = _read(config, split)
+    return len(training_labels(data).positions) if split == "train" else len(data.paths)
 
 
-def _read(config: Config, is_train: bool, device: Device | None = None) -> CocoData:
+def _read(config: Config, split: str, device: Device | None = None) -> CocoData:
     """The annotations; with a device its share of the image files is checked too."""
     shard = (device.rank, device.size) if device else (0, 1)
-    paths = data_paths(config, is_train)
+    paths = data_paths(config, split)
     return read_coco(*paths, check_images=bool(device) and config.check_images, shard=shard)
 
 
 def create_dataset(
     config: Config,
-    is_train: bool,
+    split: str,
     device: Device,
     class_names: list[str],
     *,
@@ -164,7 +164,7 @@ def create_dataset(
 
     Args:
         config: recipe.
-        is_train: augmented, or as it is.
+        split: "train" is augmented, "val" as it is.
         device: rank and size.
         class_names: names in the order of the class indices; the annotations need no others.
         epoch: training epoch, from 1.
@@ -175,15 +175,15 @@ def create_dataset(
         UsageError: an option that cannot be; `reshuffled` with batches of several sizes.
         DataError: data that cannot be used.
     """
-    sizes = training_sizes(config) if is_train else []
+    sizes = training_sizes(config) if split == "train" else []
     if reshuffled and len(set(sizes)) > 1:
         sides = ", ".join(f"{height}x{width}" for height, width in sizes)
         advice = "give one --training_shape, or --dataset_sink_mode false"
         raise UsageError(f"dataset_sink_mode=True: batches of several sizes ({sides}) are not accepted; {advice}")
     cv2.setNumThreads(0)  # the threads of the pipeline are enough, and OpenCV's would compete with them
     ds.config.set_prefetch_size(AHEAD)
-    data, workers = _read(config, is_train), worker_threads(config)
-    if is_train:
+    data, workers = _read(config, split), worker_threads(config)
+    if split == "train":
         source = _training_batches(config, device, data, class_names, workers)
         source.start(epoch, skip_steps, reshuffled)
         columns = ["image", "target"]

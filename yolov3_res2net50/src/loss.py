@@ -17,8 +17,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .targets import FIELDS
-from .yolo import BOXES, LARGEST_LOG
+from .data.targets import FIELDS
+from .model_utils.config import Config
+from .model_utils.errors import require_range
+from .yolo import BOXES, LARGEST_LOG, scales
 
 
 class BinaryCrossEntropy(nn.Cell):
@@ -128,3 +130,9 @@ class YoloLoss(nn.Cell):
         both = common(0) * common(1)
         union = area[:, None] + boxes[:, :, 2] * boxes[:, :, 3] - both
         return (both / ops.maximum(union, 1e-12)).max(axis=1)
+
+
+def create_loss(config: Config) -> YoloLoss:
+    """The loss of a recipe; label smoothing is part of the targets."""
+    require_range(low=0, high=1, ignore_threshold=config.ignore_threshold)
+    return YoloLoss(scales(config.anchor_scales), config.ignore_threshold)

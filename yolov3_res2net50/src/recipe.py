@@ -1,23 +1,28 @@
-"""What the shared modules of this folder ask about its model: recipe file, network, checkpoints."""
+"""What the zoo needs to know of YOLOv3-Res2Net50; see model_utils/model.py."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 
+from .dataset import count_images, create_dataset, find_classes, input_spec
+from .detect.evaluation import METRIC, validate
 from .model_utils.checkpoint import CheckpointFolder
-from .model_utils.config import Config, UsageError, get_config
+from .model_utils.config import Config, get_config
 from .model_utils.device_adapter import Device
+from .model_utils.errors import UsageError
+from .model_utils.model import Lines, Model
+from .res2net import BLOCKS
 from .yolo import yolov3_res2net50
 
 FOLDER = Path(__file__).resolve().parents[1]
 NETWORK = "yolov3_res2net50"
-# Further documented lines of training than those that every folder has.
-EPOCH_LINE = ""
+# Documented log lines beyond those that every folder has.
 STEP_LINE = (
     "{time}:INFO:epoch[{before}], iter[{iteration}], loss:{loss:.6f}, {speed:.2f} imgs/sec, lr:{learning_rate}, "
     "per step time:{milliseconds}ms"
@@ -40,14 +45,14 @@ RUN_FOLDER = "%Y-%m-%d_time_%H_%M_%S"
 RUN_FOLDER_PATTERN = re.compile(r"\d{4}-\d\d-\d\d_time_\d\d_\d\d_\d\d")
 
 
-def read_config(argv: list[str] | None, description: str) -> Config:
+def read_config(argv: list[str] | None, description: str, shown: Sequence[str] | None = None) -> Config:
     """The configuration of a program: default_config.yaml, a second recipe over it, the command line over both.
 
     Raises:
         UsageError: ckpt_interval or resize_rate is no number, the anchors are not nine pairs, the processes are others
             than rank and group_size say.
     """
-    config = get_config(FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description)
+    config = get_config(FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description, shown=shown)
     for key in ("ckpt_interval", "resize_rate"):
         value = None if config[key] == "None" else config[key]
         if value is not None and (type(value) is not int or value < 0):
@@ -73,7 +78,7 @@ def require_agreement(config: Config, device: Device) -> None:
             )
 
 
-def network_description(config: Config) -> dict[str, Any]:
+def describe_network(config: Config) -> dict[str, Any]:
     """What builds the network of a recipe; stored with the weights."""
     return {
         "name": NETWORK,
@@ -81,19 +86,23 @@ def network_description(config: Config) -> dict[str, Any]:
         "anchor_scales": config.anchor_scales,
         "shortcut": config.shortcut,
         "width_multiplier": config.width_multiplier,
+        "stage_blocks": config.stage_blocks,
     }
 
 
-def build_network(about: dict[str, Any]) -> nn.Cell:
+def build_network(network: dict[str, Any]) -> nn.Cell:
     """The network of a description, with random weights.
 
     Raises:
         UsageError: a number of classes or a width that cannot be.
     """
-    network = about["network"]
     try:
         return yolov3_res2net50(
-            network["num_classes"], network["anchor_scales"], network["shortcut"], network["width_multiplier"]
+            network["num_classes"],
+            network["anchor_scales"],
+            network["shortcut"],
+            network["width_multiplier"],
+            network.get("stage_blocks", BLOCKS),
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -142,3 +151,21 @@ def _common_time(device: Device) -> str:
 def saves_checkpoints(config: Config, device: Device) -> bool:
     """Whether this rank writes checkpoints."""
     return device.is_main or not config.is_save_on_master
+
+
+MODEL = Model(
+    name=NETWORK,
+    read_config=read_config,
+    describe_network=describe_network,
+    build_network=build_network,
+    is_head=is_head,
+    input_spec=input_spec,
+    find_classes=find_classes,
+    count_images=count_images,
+    create_dataset=create_dataset,
+    validate=validate,
+    metric=METRIC,
+    checkpoint_folder=checkpoint_folder,
+    saves_checkpoints=saves_checkpoints,
+    lines=Lines(step=STEP_LINE),
+)

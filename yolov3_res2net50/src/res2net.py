@@ -7,11 +7,13 @@ older model zoo, whose first blocks pool differently as well; convolutions here 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import nn, ops
 from mindspore.common.initializer import HeNormal, Normal, initializer
 
-from .model_utils.device_adapter import spatial_mean
+from .model_utils.layers import spatial_mean
 
 BLOCKS = (3, 4, 6, 3)  # of each of the four layers
 CHANNELS = (256, 512, 1024, 2048)  # outputs of each layer
@@ -108,17 +110,20 @@ class Res2Net(nn.Cell):
     Args:
         shortcut: avg_pool or max_pool.
         width: factor of all channels, above 0; the outputs have 512, 1024 and 2048 of them at 1.
+        stage_blocks: blocks of each of the four layers, 1 or more; fewer make a smaller network.
 
     Raises:
-        ValueError: another shortcut or width.
+        ValueError: another shortcut or width, other layers than four.
     """
 
-    def __init__(self, shortcut: str = "avg_pool", width: float = 1.0):
+    def __init__(self, shortcut: str = "avg_pool", width: float = 1.0, stage_blocks: Sequence[int] = BLOCKS):
         super().__init__()
         if shortcut not in SHORTCUTS:
             raise ValueError(f"shortcut={shortcut}: {' and '.join(SHORTCUTS)} are accepted")
         if not 0 < width <= 4:
             raise ValueError(f"width={width}: above 0 and up to 4 is accepted")
+        if len(stage_blocks) != len(BLOCKS) or min(stage_blocks) < 1:
+            raise ValueError(f"stage_blocks={list(stage_blocks)}: four numbers of 1 or more are accepted")
         channels, stem = 3, []
         for index, out in enumerate(STEM):
             out = scaled(out, width)
@@ -129,7 +134,7 @@ class Res2Net(nn.Cell):
         outputs = [scaled(out, width) for out in CHANNELS]
         self.out_channels = outputs[1:]  # of the features
         layers = []
-        for index, (blocks, out) in enumerate(zip(BLOCKS, outputs)):
+        for index, (blocks, out) in enumerate(zip(stage_blocks, outputs)):
             stride = 1 if index == 0 else 2
             cells = [Bottle2neck(channels, out, stride, True, shortcut)]
             cells += [Bottle2neck(out, out, 1, False, shortcut) for _ in range(blocks - 1)]
@@ -157,17 +162,23 @@ class Res2NetClassifier(nn.Cell):
         return self.fc(features.reshape((features.shape[0], -1))).astype(ms.float32)
 
 
-def res2net50(num_classes: int = 1000, shortcut: str = "avg_pool", width: float = 1.0) -> Res2NetClassifier:
+def res2net50(
+    num_classes: int = 1000,
+    shortcut: str = "avg_pool",
+    width: float = 1.0,
+    stage_blocks: Sequence[int] = BLOCKS,
+) -> Res2NetClassifier:
     """Build the image classifier whose backbone the detector takes.
 
     Args:
         num_classes: width of the output, 1 or more.
         shortcut: avg_pool (timm's `res2net50d`) or max_pool (the older model zoo).
         width: factor of all channels.
+        stage_blocks: see `Res2Net`.
 
     Raises:
         ValueError: an argument out of its range.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: 1 or more is accepted")
-    return Res2NetClassifier(Res2Net(shortcut, width), num_classes)
+    return Res2NetClassifier(Res2Net(shortcut, width, stage_blocks), num_classes)

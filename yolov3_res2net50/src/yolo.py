@@ -16,8 +16,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.common.initializer import HeNormal, Normal
 
-from .model_utils.device_adapter import leaky_relu
-from .res2net import Res2Net, scaled
+from .model_utils.layers import leaky_relu
+from .res2net import BLOCKS, Res2Net, scaled
 
 STRIDES = (32, 16, 8)  # of big, medium and small
 BOXES = 3  # anchors of a cell
@@ -88,11 +88,18 @@ class YOLOv3(nn.Cell):
     multiples of 32. Arguments: see `yolov3_res2net50`.
     """
 
-    def __init__(self, num_classes: int, anchors: Sequence[Sequence[float]], shortcut: str, width: float):
+    def __init__(
+        self,
+        num_classes: int,
+        anchors: Sequence[Sequence[float]],
+        shortcut: str,
+        width: float,
+        stage_blocks: Sequence[int],
+    ):
         super().__init__()
         self.num_classes, self.anchors = num_classes, [list(pair) for pair in anchors]
         outputs = BOXES * (5 + num_classes)
-        self.backbone = Res2Net(shortcut, width)
+        self.backbone = Res2Net(shortcut, width, stage_blocks)
         c3, c4, c5 = self.backbone.out_channels
         big, medium, small = (scaled(channels, width) for channels in (1024, 512, 256))
         self.big = YoloBlock(c5, big, outputs)
@@ -161,6 +168,7 @@ def yolov3_res2net50(
     anchors: Sequence[Sequence[float]] = ANCHORS,
     shortcut: str = "avg_pool",
     width: float = 1.0,
+    stage_blocks: Sequence[int] = BLOCKS,
 ) -> YOLOv3:
     """Build the network that gives raw maps; `Detector(network)` decodes them.
 
@@ -169,6 +177,7 @@ def yolov3_res2net50(
         anchors: nine pairs of width and height in pixels of the input, from small to large.
         shortcut: of the backbone, avg_pool (timm) or max_pool (the older model zoo).
         width: factor of the channels of backbone and neck, above 0.
+        stage_blocks: blocks of each of the backbone's four layers; fewer make a smaller network.
 
     Raises:
         ValueError: an argument out of its range.
@@ -177,4 +186,4 @@ def yolov3_res2net50(
         raise ValueError(f"num_classes={num_classes}: 1 or more is accepted")
     if len(anchors) != 3 * BOXES or any(len(pair) != 2 or min(pair) <= 0 for pair in anchors):
         raise ValueError(f"anchors={list(anchors)}: nine pairs of width and height above 0 are accepted")
-    return YOLOv3(num_classes, anchors, shortcut, width)
+    return YOLOv3(num_classes, anchors, shortcut, width, stage_blocks)

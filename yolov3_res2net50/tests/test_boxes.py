@@ -7,8 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from src import boxes as module
-from src.boxes import Placement, detect, iou, nms, place
+from src.detect import boxes as module
+from src.detect.boxes import Placement, detect, iou, nms, place
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tests of src/coco.py: any COCO data set is read, any other file is refused in one readable message."""
+"""Tests of src/data/coco.py: any COCO data set is read, any other file is refused in one readable message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from src.coco import data_paths, read_coco
+from src.data.coco import data_paths, read_coco
 from src.dataset import count_images, find_classes
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device

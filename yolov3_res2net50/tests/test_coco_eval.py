@@ -9,9 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from src import coco_eval
-from src.boxes import Detections
-from src.coco_eval import evaluate_results, read_annotations, to_results
+from src.detect import coco_eval
+from src.detect.boxes import Detections
+from src.detect.coco_eval import evaluate_results, read_annotations, to_results
 from src.model_utils.config import DataError
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tests of src/dataset.py and src/batches.py: batches do not depend on threads, devices or history; nothing is lost."""
+"""Tests of src/dataset.py and src/data/batches.py: batches do not depend on threads, devices or history; nothing is lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import logging
 from pathlib import Path
 
 from src import dataset as pipeline
-from src.batches import Order
-from src.boxes import place
+from src.data.batches import Order
+from src.data.pictures import read_picture
+from src.data.targets import encode
 from src.dataset import (
     check_anchors,
     count_images,
@@ -16,15 +17,14 @@ from src.dataset import (
     eval_transform,
     find_classes,
     input_spec,
-    read_picture,
     size_of_step,
     training_sizes,
 )
+from src.detect.boxes import place
 from src.model_utils.config import DataError, UsageError
 from src.model_utils.dataset_checks import data_error
 from src.model_utils.device_adapter import Device
 from src.recipe import read_config
-from src.targets import encode
 
 import cv2
 import numpy as np

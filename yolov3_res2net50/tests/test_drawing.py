@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from src import drawing
-from src.drawing import class_color, draw_boxes
+from src.detect import drawing
+from src.detect.drawing import class_color, draw_boxes
 
 import numpy as np
 import pytest

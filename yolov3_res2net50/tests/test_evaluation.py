@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import eval as program
-from src import evaluation
-from src.coco import read_coco
-from src.coco_eval import evaluate_results
+from src.data.coco import read_coco
 from src.dataset import input_spec
-from src.evaluation import evaluate, match_outputs, validation_metrics
+from src.detect import evaluation
+from src.detect.coco_eval import evaluate_results
+from src.detect.evaluation import evaluate, match_outputs, validation_metrics
 from src.model_utils import checkpoint
 from src.model_utils.config import Config, DataError, UsageError
 from src.model_utils.device_adapter import Device

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import infer
-from src import picture_files, prediction, video
-from src.drawing import class_color
-from src.exporting import export_checkpoint
-from src.inference import description
-from src.model_utils import checkpoint
+from src.detect import prediction, video
+from src.detect.drawing import class_color
+from src.model_utils import checkpoint, picture_files
 from src.model_utils.config import DataError, UsageError
+from src.model_utils.exporting import export_checkpoint
+from src.model_utils.inference import description
 from src.recipe import build_network, read_config
 from src.yolo import Detector
 

@@ -1,8 +1,8 @@
 """The loss and the decoding against float64: stored values of each scale, a slow reference of all scales together."""
 
 import oracle
+from src.data.targets import FIELDS, encode
 from src.loss import YoloLoss
-from src.targets import FIELDS, encode
 from src.yolo import ANCHORS, STRIDES, Decode, scales
 
 import mindspore as ms

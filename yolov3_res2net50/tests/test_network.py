@@ -1,7 +1,7 @@
 """The backbone against timm with the same weights, its gradients, and the detector that is built on it."""
 
 import oracle
-from src.model_utils.device_adapter import portable_operators
+from src.model_utils.layers import portable_operators
 from src.res2net import Res2Net, res2net50
 from src.yolo import ANCHORS, Decode, Detector, scales, yolov3_res2net50
 

@@ -1,11 +1,11 @@
-"""Tests of src/pictures.py: every kind of picture becomes RGB, in the orientation of the data set; damage is noticed."""
+"""Tests of src/data/pictures.py: every kind of picture becomes RGB, in the orientation of the data set; damage is noticed."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 
-from src.pictures import decode, picture_size, read_picture
+from src.data.pictures import decode, picture_size, read_picture
 
 import cv2
 import numpy as np

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import postprocess
-from src.boxes import detect, place
-from src.coco_eval import evaluate_results, to_results
+from src.detect.boxes import detect, place
+from src.detect.coco_eval import evaluate_results, to_results
 from src.model_utils.config import DataError, UsageError
 
 import numpy as np

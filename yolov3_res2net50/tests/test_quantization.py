@@ -11,12 +11,14 @@ from pathlib import Path
 import export as program
 import infer
 from conftest import WIDTH
-from src import calibration, comparison, quantization, res2net
-from src.coco import read_coco
-from src.dataset import eval_transform, input_spec, read_picture
-from src.inference import load_model
+from src import res2net
+from src.data.coco import read_coco
+from src.data.pictures import read_picture
+from src.dataset import eval_transform, input_spec
 from src.model_utils import checkpoint
 from src.model_utils.config import DataError, UsageError
+from src.model_utils.inference import load_model
+from src.quantize import calibration, comparison, int8
 from src.recipe import build_network, network_description, read_config
 
 import mindspore as ms
@@ -337,7 +339,7 @@ def test_nothing_is_left_behind_where_no_picture_is_sound(float_model, tmp_path_
     pictures = tmp_path_factory.mktemp("damaged")
     (pictures / "a.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError, match="none of the 1 calibration pictures can be read"):
-        quantization.quantize(float_model, read_config(["--calibration_data", str(pictures)], ""))
+        int8.quantize(float_model, read_config(["--calibration_data", str(pictures)], ""))
     assert contents(float_model.parent) == ["model.onnx", "model.onnx.json"]
 
 
@@ -349,9 +351,9 @@ def test_nothing_is_left_behind_where_the_quantizer_or_the_disk_fails(float_mode
         def fail(*_, problem=error, **__):
             raise problem
 
-        monkeypatch.setattr(quantization.import_quantizer(), "quantize_static", fail)
+        monkeypatch.setattr(int8.import_quantizer(), "quantize_static", fail)
         with pytest.raises(DataError, match=match):
-            quantization.quantize(float_model, config)
+            int8.quantize(float_model, config)
         assert contents(float_model.parent) == ["model.onnx", "model.onnx.json"]
 
 
@@ -359,10 +361,10 @@ def test_without_evaluation_data_the_report_says_so_and_a_second_run_replaces_th
     float_model, few_digits, monkeypatch
 ):
     def run(pictures: Path) -> dict:
-        return quantization.quantize(float_model, read_config(["--calibration_data", str(pictures)], ""))
+        return int8.quantize(float_model, read_config(["--calibration_data", str(pictures)], ""))
 
     with monkeypatch.context() as patch:
-        patch.setattr(quantization, "quantize_file", lambda path, target, _: shutil.copy(path, target))
+        patch.setattr(int8, "quantize_file", lambda path, target, _: shutil.copy(path, target))
         run(few_digits / "train2017")
     assert len(list((float_model.parent / "model_calibration").iterdir())) == 6
     report = run(few_digits / "val2017")

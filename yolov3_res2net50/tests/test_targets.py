@@ -1,7 +1,7 @@
 """Target rows: cell and anchor of every box, exact centres, collisions, smoothing, and what borders do."""
 
 import oracle
-from src.targets import FIELDS, encode
+from src.data.targets import FIELDS, encode
 from src.yolo import ANCHORS, STRIDES
 
 import numpy as np

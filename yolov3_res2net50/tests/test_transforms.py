@@ -1,14 +1,11 @@
-"""Tests of src/transforms.py: boxes stay on their objects through every augmentation, and pixels are what they should be."""
+"""Tests of src/data/transforms.py: boxes stay on their objects through every augmentation, and pixels are what they should be."""
 
 from __future__ import annotations
 
 import colorsys
 
-from src.boxes import Placement, place
-from src.model_utils.config import UsageError
-from src.pictures import input_tables, to_input
-from src.recipe import read_config
-from src.transforms import (
+from src.data.pictures import input_tables, to_input
+from src.data.transforms import (
     GREY,
     METHODS,
     Augmentation,
@@ -21,6 +18,9 @@ from src.transforms import (
     recolour,
     reduction,
 )
+from src.detect.boxes import Placement, place
+from src.model_utils.config import UsageError
+from src.recipe import read_config
 
 import cv2
 import numpy as np

@@ -1,14 +1,14 @@
-"""Tests of src/visualize.py: the pictures are the batches, and the boxes on them are those of the targets."""
+"""Tests of src/data/visualize.py: the pictures are the batches, and the boxes on them are those of the targets."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from src.data.visualize import MARGIN, contact_sheet, decode_targets, to_picture, write_batches
 from src.dataset import create_dataset, input_spec
 from src.model_utils.device_adapter import Device
 from src.recipe import read_config
-from src.visualize import MARGIN, contact_sheet, decode_targets, to_picture, write_batches
 
 import numpy as np
 import pytest

@@ -22,7 +22,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from .config import DataError, UsageError
+from .errors import DataError, require_range
 from .logger import get_logger
 
 META = "metadata"
@@ -182,8 +182,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, folder: str | Path, prefix: str, keep: int, *, counts_all_steps: bool = False):
-        if keep < 1:
-            raise UsageError(f"keep_checkpoint_max={keep}: 1 or more is accepted")
+        require_range(low=1, keep_checkpoint_max=keep)
         self.folder, self.prefix, self.keep = Path(folder), prefix, keep
         self.counts_all_steps = counts_all_steps
 

@@ -7,8 +7,10 @@ when training reaches it. Give `image_folder_options` to ImageFolderDataset: the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .config import DataError, UsageError
+from .errors import DataError, require_range
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # MindData decodes these; it refuses GIF, WebP and JPEG 2000
 _ENDINGS = ("jpg", "jpeg", "png", "bmp", "tif", "tiff")
@@ -35,13 +37,13 @@ def image_folder_options(classes: list[str]) -> dict[str, Any]:
 
 
 def check_image_folder(
-    path: str | Path, num_classes: int, *, check_images: bool = True, shard: tuple[int, int] = (0, 1)
+    path: str | Path, num_classes: int | None, *, check_images: bool = True, shard: tuple[int, int] = (0, 1)
 ) -> list[str]:
     """The sorted class names of a folder that holds one folder of images for each class.
 
     Args:
         path: data set folder; hidden files and folders in it are ignored.
-        num_classes: width of the network's output; the folder may hold fewer classes.
+        num_classes: width of the network's output, of which the folder may have fewer; None: any number.
         check_images: open every file to see that it is a complete JPEG, PNG, BMP or TIFF.
         shard: (rank, size): this process opens every size-th file.
 
@@ -60,7 +62,7 @@ def check_image_folder(
     if not classes:
         raise _error(root, f"{root} holds no class folders")
     images = {name: _images_of(root, name) for name in classes}
-    if len(classes) > num_classes:
+    if num_classes is not None and len(classes) > num_classes:
         advice = f"give --num_classes {len(classes)}, or another folder"
         raise _error(root, f"{root} holds {len(classes)} classes, more than num_classes={num_classes}; {advice}")
     if check_images:
@@ -109,8 +111,7 @@ def require_steps(images: int, batch_size: int, devices: int) -> int:
         DataError: none, instead of a training that ends at once and looks like a success.
         UsageError: batch_size below 1.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: 1 or more is accepted")
+    require_range(low=1, batch_size=batch_size)
     share = images // devices
     if share < batch_size:
         advice = f"lower --batch_size to {share} or less, use fewer devices or more images" if share else "give images"
@@ -132,6 +133,15 @@ def data_error(error: Exception, path: str | Path) -> Exception:
         return DataError(f"data set {path}: {line[1]}")
     reason = " ".join(found[2].replace("Error description:", "").split())
     return DataError(f"{found[1]} cannot be used: {reason.rstrip('.')}; mend it or remove it from the data set")
+
+
+@contextlib.contextmanager
+def data_errors(path: str | Path) -> Iterator[None]:
+    """Inside, what MindData reports about the data set at `path` is a DataError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise data_error(error, path) from None
 
 
 def _images_of(root: Path, name: str) -> list[str]:

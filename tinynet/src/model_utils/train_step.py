@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
 
+from . import device_adapter
 from .checkpoint import EMA_PREFIX, STATE_PREFIX
-from .config import UsageError
+from .errors import UsageError, require_range
 
 
 class ExponentialMovingAverage(nn.Cell):
@@ -99,7 +99,7 @@ class _FlatMean(nn.Cell):
 
 def gradient_mean(weights: tuple[Parameter, ...], size: int) -> nn.Cell:
     """Cell from the gradients by the weights to their means over `size` ranks."""
-    if ms.get_context("device_target") == "CPU":
+    if device_adapter.current_target() == "CPU":
         return _FlatMean(weights, size)
     return nn.DistributedGradReducer(weights, True, size)
 
@@ -159,14 +159,9 @@ class TrainStep(nn.Cell):
         accumulate_steps: int = 1,
     ):
         super().__init__(auto_prefix=False)
-        if loss_scale < 1:
-            raise UsageError(f"loss_scale={loss_scale}: 1 or more is accepted")
-        if not 0 <= ema_decay < 1:
-            raise UsageError(f"ema_decay={ema_decay}: 0 or more and below 1 is accepted")
-        if not (math.isfinite(clip_grad_norm) and clip_grad_norm >= 0):
-            raise UsageError(f"clip_grad_norm={clip_grad_norm}: 0 or more is accepted")
-        if accumulate_steps < 1:
-            raise UsageError(f"accumulate_steps={accumulate_steps}: 1 or more is accepted")
+        require_range(low=1, loss_scale=loss_scale, accumulate_steps=accumulate_steps)
+        require_range(low=0, below=1, ema_decay=ema_decay)
+        require_range(low=0, clip_grad_norm=clip_grad_norm)
         self.network, self.loss_fn, self.optimizer = network, loss_fn, optimizer
         # Mixed precision wraps the network in a cell of its own.
         self.takes_step = any(getattr(cell, "takes_step", False) for _, cell in network.cells_and_names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from importlib import metadata
 
 OLDEST, NEWEST = (2, 7), (2, 10)
@@ -41,15 +42,15 @@ def set_cpu_kernels() -> None:
 
 
 def check_version() -> None:
-    """Refuse a MindSpore outside the supported range before it fails in a less readable way."""
+    """Refuse a MindSpore that is too old before it fails in a less readable way; of a newer one, say that it is new here."""
     version = mindspore_version()
     if version is None:
         raise ImportError("MindSpore is not installed; pip install -r requirements.txt")
-    if not OLDEST <= version <= NEWEST:
-        raise ImportError(
-            f"MindSpore {version[0]}.{version[1]} is installed; {OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]} are "
-            "supported: pip install -r requirements.txt"
-        )
+    found, tried = "{}.{}".format(*version), "{}.{} to {}.{}".format(*OLDEST, *NEWEST)
+    if version < OLDEST:
+        raise ImportError(f"MindSpore {found} is too old; tried: {tried}; pip install -r requirements.txt")
+    if version > NEWEST:
+        print(f"notice: MindSpore {found} was not tried; tried: {tried}", file=sys.stderr, flush=True)
 
 
 def import_frameworks() -> None:

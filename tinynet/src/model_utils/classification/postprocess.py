@@ -1,0 +1,183 @@
+# Shared file: source utils/model_utils/classification/postprocess.py; copy with: python scripts/sync_model_utils.py --write
+"""Accuracy of the result files (*.bin) that infer.py and the Ascend 310 application write, against a label list.
+
+    python postprocess.py --result_path infer_result/result_Files --label_file label.txt
+
+A result file holds the float32 logits of one picture. A line of the label list is NAME:CLASS_INDEX, where NAME is the
+name of the result file without .bin, which is that of the picture without its ending; create_label_list.py writes one.
+A list that ends in .json is an object {NAME: CLASS_INDEX}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from ..dataset_checks import ENDINGS
+from ..errors import DataError, UsageError
+from ..model import Model
+
+SHOWN = ("Accuracy of result files", "debug")
+
+RESULT_ENDING = ".bin"
+
+
+def read_labels(path: str | Path) -> dict[str, int]:
+    """The class index of each name in a label list; blank lines of a text file do not count.
+
+    Raises:
+        DataError: the file cannot be read, a line of another form, a name that stands there twice.
+    """
+    try:
+        # File names may be other than UTF-8; line breaks within them, such as U+2028, do not end a line.
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise DataError(
+            f"label_file={path} cannot be read: {error.strerror}; give a text file of lines NAME:CLASS_INDEX"
+        ) from error
+    if str(path).endswith(".json"):
+        return _json_labels(path, text)
+    labels: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        name, _, index = (part.strip() for part in line.rpartition(":"))
+        if not name or not (index.isascii() and index.isdigit()):
+            raise DataError(f"{path}:{number}: '{line}' is not a line NAME:CLASS_INDEX, for example n01440764_190:0")
+        if name in labels:
+            raise DataError(f"{path}:{number}: '{name}' stands on an earlier line already; keep one of the two lines")
+        labels[name] = int(index)
+    if not labels:
+        raise DataError(f"label_file={path} holds no line; lines NAME:CLASS_INDEX are expected")
+    return labels
+
+
+def _json_labels(path: str | Path, text: str) -> dict[str, int]:
+    try:
+        labels = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"label_file={path} is not JSON: {error}") from error
+    if not isinstance(labels, dict) or not labels or not all(type(i) is int and i >= 0 for i in labels.values()):
+        raise DataError(f"label_file={path}: an object {{NAME: CLASS_INDEX}} with one name or more is expected")
+    return labels
+
+
+def find_results(path: str | Path) -> list[Path]:
+    """The result files of a folder, sorted.
+
+    Raises:
+        DataError: no such folder, no result file in it.
+    """
+    folder = Path(path)
+    found = sorted(folder.glob(f"*{RESULT_ENDING}")) if folder.is_dir() else []
+    files = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    if not files:
+        kind = f"holds no {RESULT_ENDING} files" if folder.is_dir() else "is not a folder"
+        inner = folder / "result_Files"
+        hint = f"give {inner}" if inner.is_dir() else f"give the folder of {RESULT_ENDING} files that infer.py wrote"
+        raise DataError(f"result_path={path} {kind}; {hint}")
+    return files
+
+
+def match_labels(names: Iterable[str], labels: dict[str, int]) -> tuple[list[int], list[str]]:
+    """The class index of each result, and the names of the list that have no result.
+
+    A name of the list may carry the ending of the picture.
+
+    Raises:
+        DataError: results without a label, or with two.
+    """
+    by_stem = defaultdict(list)
+    for key in labels:
+        ending = PurePath(key).suffix
+        by_stem[key[: -len(ending)] if ending.lower() in ENDINGS else key].append(key)
+    keys, unknown = [], []
+    for name in names:
+        candidates = [name] if name in labels else by_stem.get(name, [])
+        if len(candidates) > 1:
+            raise DataError(
+                f"the label list has {' and '.join(candidates)} for the one result {name}; keep one of them"
+            )
+        keys += candidates
+        unknown += [] if candidates else [name]
+    if unknown:
+        raise DataError(
+            f"{len(unknown)} results have no line in the label list: {_some(unknown)}; add them to the list"
+        )
+    return [labels[key] for key in keys], sorted(set(labels) - set(keys))
+
+
+def read_logits(path: Path) -> np.ndarray:
+    """Logits (classes,) float32 of a result file.
+
+    Raises:
+        DataError: a size that cannot be, values that are not finite.
+    """
+    size = path.stat().st_size
+    if size == 0 or size % 4:
+        raise DataError(f"{path} has {size} bytes; float32 logits take a multiple of 4: write the results again")
+    logits = np.fromfile(path, "<f4")
+    if not np.isfinite(logits).all():
+        raise DataError(f"{path} holds values that are not finite; is it of another model or another type of numbers?")
+    return logits
+
+
+def hits(logits: np.ndarray, label: int) -> tuple[bool, bool]:
+    """Whether `label` is the class of the highest logit, and one of the min(5, classes) highest.
+
+    Of equal logits that of the lowest index goes first, as in eval.py.
+    """
+    order = np.argsort(-logits, kind="stable")[:5]
+    return bool(order[0] == label), bool((order == label).any())
+
+
+def count_hits(files: Sequence[Path], labels: Sequence[int]) -> tuple[int, int]:
+    """How many results are right with their highest logit, and with one of their five highest.
+
+    Raises:
+        DataError: results of different sizes, a class index out of range.
+    """
+    top_1 = top_5 = classes = 0
+    for file, label in zip(files, labels):
+        logits = read_logits(file)
+        classes = classes or len(logits)
+        if len(logits) != classes:
+            raise DataError(
+                f"{file} holds {len(logits)} classes, {files[0].name} {classes}; keep one model's results in a folder"
+            )
+        if label >= classes:
+            raise DataError(
+                f"the label list gives {file.stem} the class {label}; the results have classes 0 to {classes - 1}"
+            )
+        first, among_five = hits(logits, label)
+        top_1, top_5 = top_1 + first, top_5 + among_five
+    return top_1, top_5
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def run(model: Model, argv: list[str] | None = None) -> None:
+    """The program postprocess.py of a classifier."""
+    config = model.read_config(argv, __doc__, SHOWN)
+    if not config.label_file:
+        raise UsageError(
+            "--label_file is missing; give a text file of lines NAME:CLASS_INDEX (create_label_list.py writes it)"
+        )
+    files, label_list = find_results(config.result_path), read_labels(config.label_file)
+    labels, missing = match_labels([file.stem for file in files], label_list)
+    if missing:
+        print(
+            f"notice: {len(missing)} of {len(label_list)} names in {config.label_file} have no result: {_some(missing)}"
+        )
+    top_1, top_5 = count_hits(files, labels)
+    total = len(files)
+    print(f"'top_1_accuracy': {100 * top_1 / total:.2f}%, 'top_5_accuracy': {100 * top_5 / total:.2f}%")
+    print(f"total={total}, top1_correct={top_1}, top5_correct={top_5}")
+    if model.lines.result:
+        print(model.lines.result.format(total=total, top_1=top_1 / total, top_5=top_5 / total))

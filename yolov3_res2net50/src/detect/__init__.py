@@ -1,0 +1,1 @@
+"""From decoded maps to detections: boxes, non-maximum suppression, COCO's measures, prediction, drawing, videos."""

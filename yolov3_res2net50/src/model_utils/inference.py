@@ -1,0 +1,169 @@
+# Shared file: source utils/model_utils/inference.py; copy with: python scripts/sync_model_utils.py --write
+"""From a checkpoint or an exported model to its outputs: one way for eval.py, export.py and infer.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from . import checkpoint
+from .config import Config
+from .errors import DataError, UsageError
+from .logger import get_logger
+from .model import Model
+
+
+def description(model: Model, config: Config, class_names: list[str] | None) -> dict[str, Any]:
+    """What is stored with the weights: what builds the network, what it is fed, the names of its classes."""
+    return {
+        "network": model.describe_network(config),
+        "input": model.input_spec(config),
+        "class_names": class_names,
+    }
+
+
+def load_network(
+    model: Model, path: str | Path, config: Config, use_ema: bool = False
+) -> tuple[nn.Cell, dict[str, Any]]:
+    """Build the network that a checkpoint belongs to, with its weights, in evaluation mode.
+
+    Returns:
+        The network and its description; a foreign checkpoint without one has that of the recipe.
+
+    Raises:
+        UsageError: an option of the command line contradicts the checkpoint.
+        DataError: a damaged file, or weights of another network.
+    """
+    parameters, metadata = checkpoint.load(path)
+    about = {key: metadata[key] for key in ("network", "input", "class_names") if key in metadata}
+    if not about:
+        get_logger().info("%s holds weights only: network and preprocessing are those of the recipe", path)
+    about = {**description(model, config, None), **about}
+    refuse_other_network(model, about, path)
+    refuse_contradiction(config, about, path)
+    network = model.build_network(about["network"])
+    checkpoint.load_weights(network, parameters, path, allow_partial=config.allow_partial_load, use_ema=use_ema)
+    return network.set_train(False), about
+
+
+def refuse_other_network(model: Model, about: dict[str, Any], path: str | Path) -> None:
+    """Raise DataError where a description is that of another folder's network."""
+    name = about["network"]["name"]
+    if name != model.name:
+        raise DataError(f"checkpoint {path} is of the network {name}; one of {model.name} is accepted here")
+
+
+def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path) -> None:
+    """Raise UsageError where the command line asks for another network or input than the file was made for."""
+    network = {key: value for key, value in about["network"].items() if key != "name"}
+    stored = {**network, **_input_options(config, about)}
+    for key, value in stored.items():
+        if key in config.given and config[key] != value:
+            raise UsageError(
+                f"--{key} {config[key]} contradicts {path}, which was made for {value}; leave the option out"
+            )
+
+
+def with_input(config: Config, about: dict[str, Any]) -> Config:
+    """The recipe with the input and the classes that the weights were made for."""
+    return config.replace(num_classes=about["network"]["num_classes"], **_input_options(config, about))
+
+
+def _input_options(config: Config, about: dict[str, Any]) -> dict[str, Any]:
+    """The input of a description as keys of the recipe, of those that it has."""
+    options = {f"image_{key}" if key in ("height", "width") else key: value for key, value in about["input"].items()}
+    return {key: value for key, value in options.items() if key in config}
+
+
+def predict(network: Callable, images: np.ndarray, batch_size: int) -> tuple[np.ndarray, ...]:
+    """Outputs (n, ...) of n <= batch_size images; a short batch is padded, so that one compiled graph serves all."""
+    missing = batch_size - len(images)
+    if missing:
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    return tuple(output[: batch_size - missing] for output in as_arrays(network(ms.Tensor(images))))
+
+
+def as_arrays(outputs: ms.Tensor | tuple[ms.Tensor, ...]) -> tuple[np.ndarray, ...]:
+    """The float32 arrays of a network's output or outputs."""
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    return tuple(output.asnumpy().astype(np.float32) for output in outputs)
+
+
+def load_model(
+    model: Model, path: str | Path, config: Config, wrap: Callable[[nn.Cell], nn.Cell] | None = None
+) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, ...]], dict[str, Any], int | None]:
+    """A .ckpt, .mindir or .onnx file as a function from images (n, 3, H, W) to its outputs, (n, ...) float32 each.
+
+    Args:
+        model: whose files these are.
+        path: file.
+        config: recipe.
+        wrap: what export.py puts around the network of a checkpoint.
+
+    Returns:
+        The function, the description of the model, and the batch size that it insists on (None: any).
+
+    Raises:
+        DataError: no such file, an ending that is not known, a damaged file, a missing description.
+    """
+    path = Path(path)
+    if path.suffix == ".ckpt":
+        network, about = load_network(model, path, config)
+        network = wrap(network).set_train(False) if wrap else network
+        return lambda images: as_arrays(network(ms.Tensor(images))), about, None
+    if not path.is_file():
+        raise DataError(f"model_file={path} is not a file; give a .mindir, .onnx or .ckpt file")
+    loaders = {".mindir": _load_mindir, ".onnx": _load_onnx}
+    if path.suffix not in loaders:
+        raise DataError(f"model_file={path}: the endings .mindir, .onnx and .ckpt are accepted")
+    about = read_description(model, path)
+    refuse_contradiction(config, about, path)
+    return loaders[path.suffix](path), about, about["batch_size"]
+
+
+def read_description(model: Model, model_path: Path) -> dict[str, Any]:
+    """The JSON file that export.py writes beside a model.
+
+    Raises:
+        DataError: it is not there, or describes something else.
+    """
+    path = model_path.with_name(model_path.name + ".json")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        is_ours = about["network"]["name"] == model.name and {"input", "class_names", "batch_size"} <= about.keys()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read ({error!r}); "
+            "keep the two files together"
+        ) from error
+    if not is_ours:
+        raise DataError(
+            f"{path} describes another network than {model.name}; give a model that export.py of this folder wrote"
+        )
+    return about
+
+
+def _load_mindir(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    try:
+        network = nn.GraphCell(ms.load(str(path)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DataError(f"model_file={path} is not a sound MINDIR file: {str(error).splitlines()[0]}") from error
+    return lambda images: as_arrays(network(ms.Tensor(images)))
+
+
+def _load_onnx(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DataError(f"model_file={path}: reading it needs ONNX Runtime; pip install onnxruntime") from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common public base
+        raise DataError(f"model_file={path} is not a sound ONNX file: {str(error).splitlines()[0]}") from error
+    name = session.get_inputs()[0].name
+    return lambda images: tuple(session.run(None, {name: images}))
