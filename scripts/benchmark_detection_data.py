@@ -98,7 +98,7 @@ class Project:
     def __init__(self, paths: list[Path], boxes: list[np.ndarray], size: int):
         sys.path.insert(0, str(ROOT / FOLDER))
         import src.model_utils  # noqa: F401  (sets the environment before MindSpore is imported)
-        from src import pictures, transforms
+        from src.data import pictures, transforms
 
         import cv2
 

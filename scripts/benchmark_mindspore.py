@@ -42,7 +42,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
 def build(spec: dict[str, Any]):
     """The network of the specification, and facts."""
     facts = prepare(spec)
-    from src.model_utils.device_adapter import portable_operators
+    from src.model_utils.layers import portable_operators
 
     builder = getattr(importlib.import_module(spec["module"]), spec["builder"])
     with contextlib.nullcontext() if spec["measures"] else portable_operators():
@@ -53,7 +53,7 @@ def build(spec: dict[str, Any]):
 
 def target_rows(spec: dict[str, Any]) -> np.ndarray:
     """Fixed targets of OBJECTS random boxes an image, (B, max_box, 7 + C) float32."""
-    from src.targets import encode
+    from src.data.targets import encode
 
     random, recipe, side = np.random.RandomState(0), spec["recipe"], spec["image_size"]
     rows = []
@@ -90,32 +90,33 @@ def for_inference(network, spec: dict[str, Any]):
     return network.set_train(False)
 
 
+def create_optimizer(network, spec: dict[str, Any]):
+    """The optimizer of the recipe: momentum SGD, or RMSProp where it says so."""
+    from src.model_utils.optimizers import parameter_groups
+
+    import mindspore as ms
+    from mindspore import nn
+
+    recipe = spec["recipe"]
+    rates = np.full(1 << 16, recipe["lr"] if "opt" in recipe or spec["is_detector"] else 0.1, np.float32)
+    groups = parameter_groups(network.trainable_params(), rates, float(recipe["weight_decay"]), lambda name: False, 1.0)
+    if recipe.get("opt") == "rmsprop":
+        from src.optimizer import rmsprop
+
+        return rmsprop(groups, ms.Tensor(rates), 0.9, recipe["momentum"], recipe["opt_eps"])
+    return nn.Momentum(groups, ms.Tensor(rates), recipe["momentum"])
+
+
 def train(spec: dict[str, Any]) -> Job:
     """The compiled training step of the project."""
     network, facts = build(spec)
     from src.model_utils.train_step import TrainStep
 
     import mindspore as ms
-    from mindspore import nn
 
-    recipe, parameters = spec["recipe"], network.trainable_params()
-    plain = [p for p in parameters if p.name.endswith((".bias", ".gamma", ".beta"))]
-    decayed = [p for p in parameters if not p.name.endswith((".bias", ".gamma", ".beta"))]
-    groups = [
-        {"params": decayed, "weight_decay": float(recipe["weight_decay"])},
-        {"params": plain, "weight_decay": 0.0},
-        {"order_params": parameters},
-    ]
-    rates = ms.Tensor(np.full(1 << 16, recipe["lr"] if "opt" in recipe or spec["is_detector"] else 0.1, np.float32))
-    if recipe.get("opt") == "rmsprop":
-        from src.optimizer import rmsprop
-
-        optimizer = rmsprop(groups, rates, 0.9, recipe["momentum"], recipe["opt_eps"])
-    else:
-        optimizer = nn.Momentum(groups, rates, recipe["momentum"])
-    loss_fn, targets = loss_and_targets(spec)
+    optimizer, (loss_fn, targets) = create_optimizer(network, spec), loss_and_targets(spec)
     step = TrainStep(
-        network.set_train(), loss_fn, optimizer, loss_scale=recipe["loss_scale"], ema_decay=spec["ema_decay"],
+        network.set_train(), loss_fn, optimizer, loss_scale=spec["recipe"]["loss_scale"], ema_decay=spec["ema_decay"],
         size=spec.get("processes", 1),
     ).set_train()  # fmt: skip
     images = ms.Tensor(images_of(spec))
@@ -147,9 +148,10 @@ def infer(spec: dict[str, Any]) -> Job:
 def export(spec: dict[str, Any]) -> Job:
     """Writes the ONNX file of the network to the path of the specification, as export.py does."""
     network, facts = build({**spec, "measures": False})
+    from src.model_utils.folding import fold_batch_norm
+    from src.model_utils.onnx_graph import simplify
+
     import mindspore as ms
-    from src.folding import fold_batch_norm
-    from src.onnx_graph import simplify
 
     network = for_inference(fold_batch_norm(network.set_train(False)), spec)
     images = ms.Tensor(images_of(spec))
@@ -176,25 +178,25 @@ def onnx(spec: dict[str, Any]) -> Job:
 def read_input(spec: dict[str, Any]) -> Job:
     """An epoch of the training pipeline; an epoch because a pipeline prepares batches while nobody asks for them."""
     facts = prepare(spec)
-    from src.dataset import create_dataset, find_classes
     from src.model_utils.device_adapter import Device
-    from src.recipe import read_config
+    from src.recipe import MODEL
 
     options = {
         "device_target": "CPU", "train_data_dir": spec["path"], "check_images": "false",
         "batch_size": spec["batch_size"], "image_height": spec["image_size"],
         "image_width": spec["image_size"], "num_parallel_workers": spec["threads"],
     }  # fmt: skip
-    config = read_config([f"--{key}={value}" for key, value in options.items()], "benchmark")
+    config = MODEL.read_config([f"--{key}={value}" for key, value in options.items()], "benchmark")
     device = Device("CPU", 0)
-    names = find_classes(config, True, device)
+    names = MODEL.find_classes(config, "train", device)
 
     def epoch() -> None:
-        dataset = create_dataset(config, True, device, names)
+        dataset = MODEL.create_dataset(config, "train", device, names)
         for _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True):
             pass
 
-    facts["images"] = create_dataset(config, True, device, names).get_dataset_size() * spec["batch_size"]
+    steps = MODEL.create_dataset(config, "train", device, names).get_dataset_size()
+    facts["images"] = steps * spec["batch_size"]
     return epoch, facts
 
 

@@ -19,8 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "yolov3_res2net50"))
 
+from src.detect.boxes import detect, place  # noqa: E402
+
 import numpy as np  # noqa: E402
-from src.boxes import detect, place  # noqa: E402
 
 MOST = 10.0  # milliseconds for a picture
 STRIDES = (32, 16, 8)
@@ -57,7 +58,7 @@ def random_outputs(kind: str, side: int, classes: int, seed: int) -> list[np.nda
 
 def measure(kind: str, side: int, classes: int, rounds: int) -> tuple[int, int, list[float]]:
     """Candidates and kept ones of the last picture, and the milliseconds of each, for as many pictures as rounds."""
-    placement, times, count, kept = place(PICTURE, (side, side), True), [], 0, 0
+    placement, times, count, kept = place(PICTURE, (side, side), keep_ratio=True), [], 0, 0
     for seed in range(rounds):
         maps = random_outputs(kind, side, classes, seed)
         start = time.perf_counter()

@@ -214,7 +214,7 @@ def loss_and_rows(spec: dict[str, Any]) -> tuple[nn.Module, torch.Tensor]:
 def random_rows(batch: int, side: int, num_classes: int, max_box: int) -> torch.Tensor:
     """Fixed target rows (B, max_box, 7 + C) of OBJECTS random boxes an image, for inputs of `side` pixels.
 
-    The project's are made by src/targets.py, which needs MindSpore. These have the same form, not the same values:
+    The project's are made by src/data/targets.py, which needs MindSpore. These have the same form, not the same values:
     anchor and scale are drawn instead of chosen by the size of the box.
     """
     random = np.random.RandomState(0)

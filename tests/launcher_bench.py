@@ -19,7 +19,7 @@ from pathlib import Path
 STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 # All that the launchers need of the system.
 TOOLS = "bash cat chmod date dirname env grep id ln mkdir mv sed sleep tail tr wc".split()
-AT_WORK = {"STAND_IN_SECONDS": "20", "STAND_IN_SIGNALS": "exit", "LAUNCH_CHECK_SECONDS": "1"}
+AT_WORK = {"STAND_IN_SECONDS": "60", "STAND_IN_SIGNALS": "exit", "LAUNCH_CHECK_SECONDS": "1"}
 STALE = {"DEVICE_ID": "6", "RANK_ID": "6", "RANK_SIZE": "8", "DEVICE_NUM": "8", "RANK_TABLE_FILE": "old.json"}
 
 
@@ -40,8 +40,8 @@ class Bench:
         self.environment = {
             "PATH": f"{self.bin}:{root / 'tools'}",
             "STAND_IN_DIR": str(self.notes),
-            "LAUNCH_CHECK_SECONDS": "10",
-            "LAUNCH_KILL_SECONDS": "1",
+            "LAUNCH_CHECK_SECONDS": "60",  # only while the job runs
+            "LAUNCH_KILL_SECONDS": "20",  # only where a rank does not end
         }
 
     def add_stand_in(self, name: str, folder: Path | None = None, role: str | None = None) -> None:
@@ -80,7 +80,7 @@ class Bench:
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
         process = self.start(script, *arguments, **environment)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
         return subprocess.CompletedProcess(script, process.returncode, output, errors)
 
     def job(self, script: str, *arguments: str, by: str = "python", **environment: str) -> dict:
@@ -154,7 +154,7 @@ def is_alive(job: dict) -> bool:
     return str(STAND_IN) in command
 
 
-def wait_until(condition, seconds: float = 10) -> None:
+def wait_until(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

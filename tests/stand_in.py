@@ -45,7 +45,7 @@ def behave():
         print("text on stderr", file=sys.stderr, flush=True)
     chosen = os.environ.get("STAND_IN_RANK")
     if chosen is not None and chosen != os.environ.get("RANK_ID"):
-        time.sleep(20)
+        time.sleep(60)
         return 0
     time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
     return int(os.environ.get("STAND_IN_STATUS", "0"))
@@ -68,7 +68,7 @@ def run_ranks(arguments):
                 print(f"Worker process {rank.pid} exit with exception. Error code: {status}.", flush=True)
                 for other in ranks:
                     other.kill()
-                time.sleep(20)
+                time.sleep(60)
                 return 1
         if None not in statuses:
             return 0

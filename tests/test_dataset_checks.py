@@ -4,12 +4,13 @@ import io
 import os
 from pathlib import Path
 
-from model_utils.config import DataError, UsageError
+from model_utils.errors import DataError, UsageError
 from model_utils.dataset_checks import (
     check_cifar10,
     check_image_folder,
     cifar10_files,
     data_error,
+    data_errors,
     image_folder_options,
     require_steps,
 )
@@ -397,3 +398,18 @@ def test_errors_of_other_origin_are_returned_unchanged(folder):
 
     error = pipeline_error(folder, faulty)
     assert data_error(error, folder) is error
+
+
+def test_errors_while_the_data_is_read(tmp_path, monkeypatch):
+    """Those of MindData become a DataError without the long one behind it, others stay."""
+    import mindspore.dataset.vision as vision
+
+    monkeypatch.chdir(tmp_path)  # MindData leaves a copy of the broken image in the current folder
+    write(tmp_path / "cat" / "half.jpg", encoded()[:900])
+    with pytest.raises(DataError, match="half.jpg cannot be used: ") as caught, data_errors(tmp_path):
+        raise pipeline_error(tmp_path, vision.Decode())
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    for error in (RuntimeError("out of memory"), KeyError("x")):
+        with pytest.raises(type(error)) as caught, data_errors(tmp_path):
+            raise error
+        assert caught.value is error

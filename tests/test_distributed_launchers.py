@@ -66,10 +66,15 @@ def of_rank(job: dict) -> list[str | None]:
 
 
 @pytest.mark.parametrize("launcher", CALLS)
-def test_msrun(launcher, tmp_path):
-    """The default, on one server and on the second one of two."""
+def test_ranks_of_msrun_and_mpirun_run_the_command_of_one_process(launcher, tmp_path):
     bench = Ranks(tmp_path, launcher)
-    command, call = bench.command(CALLS[launcher]), CALLS[launcher]
+    command = bench.command(CALLS[launcher])
+    check_msrun(bench, CALLS[launcher], command)
+    check_mpirun(bench, CALLS[launcher], command)
+
+
+def check_msrun(bench: Ranks, call: list[str], command: list[str]) -> None:
+    """The default, on one server and on the second one of two."""
     servers = {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1", "WORKER_NUM": "4"}
     for environment, first, size in (({}, 0, "2"), (servers, 2, "4")):
         found = bench.ranks(*call, DEVICE_NUM=NUMBER, **environment)
@@ -92,17 +97,14 @@ def test_msrun(launcher, tmp_path):
         assert [of_rank(rank) for rank in found["python"]] == ranks
 
 
-@pytest.mark.parametrize("launcher", CALLS)
-def test_mpirun(launcher, tmp_path):
-    bench = Ranks(tmp_path, launcher)
-    command = bench.command(CALLS[launcher])
-    found = bench.ranks(*CALLS[launcher], DEVICE_NUM=NUMBER, LAUNCHER="mpirun")
+def check_mpirun(bench: Ranks, call: list[str], command: list[str]) -> None:
+    found = bench.ranks(*call, DEVICE_NUM=NUMBER, LAUNCHER="mpirun")
     (job,) = found["mpirun"]
     run_dir = command[command.index("--run_dir") + 1]
     words = job["argv"][: job["argv"].index("train.py")]
     words = words[words.index("-n") :]
     assert words[:6] == ["-n", "2", "--bind-to", "none", "bash", "-c"]
-    assert words[7:] == [f"{run_dir}/log_output", f"{tmp_path}/bin/python"]
+    assert words[7:] == [f"{run_dir}/log_output", f"{bench.bin}/python"]
     assert [path.name for path in sorted(Path(run_dir, "log_output").iterdir())] == ["worker_0.log", "worker_1.log"]
     assert found["msrun"] == [] and [rank["argv"] for rank in found["python"]] == [command] * 2
     assert [of_rank(rank) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2
@@ -111,25 +113,19 @@ def test_mpirun(launcher, tmp_path):
 
 
 @pytest.mark.parametrize("launcher", TABLE_CALLS)
-@pytest.mark.parametrize("server", [0, 1])
-def test_rank_table_of_two_servers(launcher, server, tmp_path):
-    """One process for each device of the server, in a folder of its own."""
+def test_rank_table_of_two_servers(launcher, tmp_path):
+    """One process for each device of the server, in a folder of its own, whatever DEVICE_NUM says."""
     bench = Ranks(tmp_path, launcher)
     command = bench.command(CALLS[launcher])
-    found = bench.ranks(*TABLE_CALLS[launcher], SERVER_ID=str(server))
-    assert found["msrun"] == found["mpirun"] == [] and len(found["python"]) == 2
-    for job, (index, (device, rank)) in zip(found["python"], sorted(enumerate(SERVERS[server]), key=lambda e: e[1][1])):
-        assert of_rank(job) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
-        run_dir = command.index("--run_dir") + 1
-        expected = [*command[:run_dir], f"{bench.caller}/train_parallel{index}", *command[run_dir + 1 :]]
-        assert job["argv"] == expected and job["cwd"] == str(bench.model)
-
-
-@pytest.mark.parametrize("launcher", TABLE_CALLS)
-def test_a_rank_table_counts_more_than_the_number(launcher, tmp_path):
-    """A variable DEVICE_NUM of the shell does not turn a call with a rank table into another one."""
-    found = Ranks(tmp_path, launcher).ranks(*TABLE_CALLS[launcher], SERVER_ID="1", DEVICE_NUM="8")
-    assert found["msrun"] == [] and [rank["env"]["DEVICE_NUM"] for rank in found["python"]] == ["2", "2"]
+    run_dir = command.index("--run_dir") + 1
+    for server, environment in enumerate(({}, {"DEVICE_NUM": "8"})):
+        found = bench.ranks(*TABLE_CALLS[launcher], SERVER_ID=str(server), **environment)
+        assert found["msrun"] == found["mpirun"] == [] and len(found["python"]) == 2
+        by_rank = sorted(enumerate(SERVERS[server]), key=lambda entry: entry[1][1])
+        for job, (index, (device, rank)) in zip(found["python"], by_rank):
+            assert of_rank(job) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
+            expected = [*command[:run_dir], f"{bench.caller}/train_parallel{index}", *command[run_dir + 1 :]]
+            assert job["argv"] == expected and job["cwd"] == str(bench.model)
 
 
 def test_every_launcher_is_tested():

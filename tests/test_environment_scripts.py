@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = (
-    *("bash", "cat", "chmod", "date", "dirname", "flock", "ls", "mkdir"),
-    *("mktemp", "mv", "rm", "sed", "sleep", "tail", "tee", "touch"),
+    *("bash", "cat", "chmod", "cut", "date", "dirname", "find", "flock", "ls", "mkdir"),
+    *("mktemp", "mv", "rm", "sed", "sleep", "sort", "tail", "tee", "touch", "wc"),
 )
 
 # Writes each call to $LOG. Makes environments that hold a copy of itself, and "installs" a file.
@@ -252,7 +252,7 @@ def add_test(machine, folder, text):
 def run_tests(machine, *arguments):
     """Returns exit status, the last line, and the whole output."""
     status, out, error = machine.run("test.sh", *arguments, PYTHONPATH=".", PYTHONDONTWRITEBYTECODE="1")
-    return status, out.splitlines()[-1], out + error
+    return status, (out.splitlines() or [""])[-1], out + error
 
 
 def test_test_script_adds_up_all_folders(checkout):
@@ -267,7 +267,8 @@ def test_test_script_runs_everything_in_spite_of_failures(checkout):
     assert (status, last) == (1, "4 passed, 3 failed")
     for line in ("ruff                   0 passed, 1 failed", "shared files           0 passed, 1 failed"):
         assert line in output
-    assert "pytest alpha           1 passed, 1 failed, 0 skipped\npytest beta            2 passed" in output
+    assert "pytest alpha           1 passed, 1 failed, 0 skipped\n" in output
+    assert "pytest beta            2 passed" in output
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,29 @@ def test_test_script_wants_tests_in_every_folder(checkout):
 
 
 def test_test_script_passes_arguments_to_pytest(checkout):
-    assert run_tests(checkout, "-k", "src")[:2] == (0, "4 passed, 0 failed")
+    assert run_tests(checkout, "--", "-k", "src")[:2] == (0, "4 passed, 0 failed")
+
+
+@pytest.mark.parametrize(
+    ("folders", "last"), [(["beta"], "2 passed, 0 failed"), (["tests", "alpha/"], "3 passed, 0 failed")]
+)
+def test_test_script_tests_the_chosen_folders_only(checkout, folders, last):
+    assert run_tests(checkout, *folders)[:2] == (0, last)
+
+
+def test_test_script_leaves_slow_proofs_out_unless_told(checkout):
+    add_test(checkout, "alpha", "import pytest\n\n\n@pytest.mark.long\ndef test_slow():\n    assert 1 == 2\n")
+    markers = '[tool.pytest.ini_options]\nmarkers = ["long: slow"]\n'
+    (checkout.repository / "pyproject.toml").write_text(markers)
+    assert run_tests(checkout, "alpha")[:2] == (0, "1 passed, 0 failed")
+    assert run_tests(checkout, "alpha", "--long")[:2] == (1, "1 passed, 1 failed")
+
+
+@pytest.mark.parametrize("argument", ["gamma", "scripts", "--quick"])
+def test_test_script_refuses_what_is_no_folder_with_tests(checkout, argument):
+    status, _, output = run_tests(checkout, "alpha", argument)
+    assert status == 2 and f"error: '{argument}' is no folder with tests" in output
+    assert "Usage: bash scripts/test.sh [FOLDER...]" in output
 
 
 # ---- quickstart.sh ---------------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_one_rank_dying_at_the_start_ends_the_others(bench, stubborn):
     table = bench.rank_table([(0, 0), (5, 1), (2, 2)])
     script = {"STAND_IN_RANK": "1", "STAND_IN_STATUS": "7", "STAND_IN_TEXT": "last words"}
     if stubborn:
-        script.update(STAND_IN_SIGNALS="ignore", LAUNCH_CHECK_SECONDS="2", LAUNCH_KILL_SECONDS="4")
+        script.update(STAND_IN_SIGNALS="ignore", LAUNCH_CHECK_SECONDS="3", LAUNCH_KILL_SECONDS="4")
     result = bench.run("ranks.sh", table, **script)
     assert result.returncode == 1
     assert f"rank 1 (device 5) ended with status 7; its log: {bench.caller}/ranks1/log" in result.stderr
@@ -116,13 +116,13 @@ def test_one_rank_dying_at_the_start_ends_the_others(bench, stubborn):
 def test_wait_returns_the_status_of_the_rank_that_died(bench, stubborn):
     begin = time.monotonic()
     script = {"STAND_IN_RANK": "1", "STAND_IN_STATUS": "7", "STAND_IN_SECONDS": "1"}
-    signals = {"STAND_IN_SIGNALS": "ignore" if stubborn else "exit"}
+    signals = {"STAND_IN_SIGNALS": "ignore", "LAUNCH_KILL_SECONDS": "1"} if stubborn else {"STAND_IN_SIGNALS": "exit"}
     result = bench.run("ranks.sh", bench.rank_table(TWO), "--wait", **script, **signals)
     assert result.returncode == 7
     assert "rank 1 (device 1) ended with status 7" in result.stderr
     other = bench.records()[0]
     assert bench.signals(other) == ["SIGTERM"] and not is_alive(other)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 40
 
 
 def test_supervisor_outlives_the_launcher(bench):
@@ -140,7 +140,7 @@ def test_signal_reaches_every_rank(bench, name, status):
     process = bench.start("ranks.sh", bench.rank_table(TWO), "--wait", **AT_WORK)
     jobs = bench.wait_for_records(2)
     process.send_signal(getattr(signal, f"SIG{name}"))
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == status
     assert [bench.signals(job) for job in jobs] == [[f"SIG{name}"]] * 2
 
@@ -273,7 +273,7 @@ def test_rank_of_msrun_dying(bench, options, status):
     assert result.returncode == status
     log = f"{bench.caller}/group/msrun_log/worker_1.log"
     assert f"launcher: error: rank 1 ended with status 2; its log: {log}" in result.stderr
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 40
     assert not any(map(is_alive, bench.records() + bench.records("msrun")))
 
 
@@ -288,7 +288,7 @@ def test_signal_reaches_the_ranks_of_msrun(bench, name, status):
     process = bench.start("group.sh", "2", "--wait", STAND_IN_RANKS="1", **AT_WORK)
     jobs = bench.wait_for_records(2)
     process.send_signal(getattr(signal, f"SIG{name}"))
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == status
     assert [f"SIG{name}"] in [bench.signals(job) for job in jobs]
     assert not any(map(is_alive, jobs + bench.records("msrun")))

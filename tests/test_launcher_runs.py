@@ -47,7 +47,7 @@ def test_arguments_environment_and_folders(bench, place):
 
 def test_launcher_called_by_a_relative_path(bench):
     script = os.path.relpath(bench.model / "scripts/one.sh", bench.caller)
-    subprocess.run([bench.shell, script], cwd=bench.caller, env=bench.environment, check=True, timeout=30)
+    subprocess.run([bench.shell, script], cwd=bench.caller, env=bench.environment, check=True, timeout=60)
     assert bench.records()[0]["cwd"] == str(bench.model)
 
 
@@ -66,6 +66,13 @@ def test_python_of_a_relative_path(bench):
     bench.add_stand_in("python3.9", bench.caller / "env", role="python")
     (bench.bin / "python").unlink()
     assert bench.job("one.sh", PYTHON="env/python3.9")["argv"][0] == "train.py"
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_comes_before_all_else(bench, option):
+    result = bench.run("one.sh", "1", option, "2", PYTHON="none", LAUNCH_CHECK_SECONDS="x")
+    assert (result.returncode, result.stderr, bench.records()) == (0, "", [])
+    assert result.stdout.startswith("Usage: bash one.sh [DATA_DIR] [FILE] [COLOUR] [OPTIONS]\n\nOptions:\n  --wait ")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
@@ -188,16 +195,16 @@ def test_job_that_ends_at_once_is_no_failure(bench):
 
 
 def test_job_killed_at_the_start_is_reported(bench):
-    process = bench.start("one.sh", STAND_IN_SECONDS="20")
+    process = bench.start("one.sh", STAND_IN_SECONDS="60")
     os.kill(bench.wait_for_records(1)[0]["pid"], signal.SIGKILL)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "status 137" in errors
 
 
 def test_running_job_stays_in_the_background(bench):
     begin = time.monotonic()
     result = bench.run("one.sh", **AT_WORK)
-    assert 1 <= time.monotonic() - begin < 8
+    assert 1 <= time.monotonic() - begin < 40
     assert (result.returncode, result.stderr) == (0, "") and "the job has finished" not in result.stdout
     (job,) = bench.records()
     assert is_alive(job)
@@ -223,7 +230,7 @@ def test_signal_is_forwarded_in_wait_mode(bench, name, status, received):
     process = bench.start("one.sh", "--wait", **AT_WORK)
     (job,) = bench.wait_for_records(1)
     process.send_signal(getattr(signal, f"SIG{name}"))
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == status
     assert bench.signals(job) == [f"SIG{received}"]
 
@@ -234,7 +241,7 @@ def test_launcher_waits_for_a_job_that_takes_time_to_stop(bench):
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 9
     assert bench.signals(job) == ["SIGINT", "SIGINT"]
 

@@ -1,19 +1,15 @@
-"""The log goes where it should, once; the record of a run is whole after every kind of end, and readable by others."""
+"""The log goes where it should, once."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
-from model_utils import logger as module
-from model_utils.logger import RunRecord, SummaryWriter, draw_curves, get_logger, init_logger
+from model_utils.logger import get_logger, init_logger
 
-import numpy as np
 import pytest
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,113 +73,3 @@ def test_nothing_is_written_twice(tmp_path, target):
         subprocess.run([sys.executable, "-c", code], stdout=console, cwd=ROOT / "utils/model_utils", check=True)
     assert text_of(log) == "hello\n"
     assert text_of(tmp_path / "train.log") == "hello\n"
-
-
-def rows(folder: Path) -> list[tuple[int, str, float]]:
-    with open(folder / "curves.csv", newline="", encoding="utf-8") as file:
-        return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
-
-
-def recorded(folder: Path, steps, first_step: int = 0, close: bool = True) -> None:
-    record = RunRecord(folder, folder / "summary", first_step)
-    for step in steps:
-        record.add(step, loss=1 / step, learning_rate=0.1)
-    if close:
-        record.close()
-
-
-def test_record_leaves_csv_png_and_events(tmp_path):
-    recorded(tmp_path / "run", range(1, 6))
-    assert text_of(tmp_path / "run/curves.csv").splitlines()[:3] == [
-        "step,name,value",
-        "1,loss,1.0",
-        "1,learning_rate,0.1",
-    ]
-    assert [row for row in rows(tmp_path / "run") if row[1] == "loss"] == [
-        (step, "loss", 1 / step) for step in range(1, 6)
-    ]
-    assert Image.open(tmp_path / "run/curves.png").size == (640, 400)
-    assert len(list((tmp_path / "run/summary").iterdir())) == 1
-
-
-def test_a_killed_run_has_its_rows(tmp_path):
-    recorded(tmp_path, range(1, 4), close=False)
-    assert len(rows(tmp_path)) == 6
-
-
-def test_a_resumed_run_goes_on_without_duplicates(tmp_path):
-    recorded(tmp_path, range(1, 11))
-    recorded(tmp_path, range(7, 13), first_step=6)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == list(range(1, 13))
-    recorded(tmp_path, [13], first_step=12)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == list(range(1, 14))
-
-
-def test_a_new_run_starts_a_new_record(tmp_path):
-    recorded(tmp_path, range(1, 11))
-    recorded(tmp_path, range(1, 3))
-    assert {step for step, *_ in rows(tmp_path)} == {1, 2}
-
-
-def test_resume_without_a_record(tmp_path):
-    recorded(tmp_path, range(7, 9), first_step=6)
-    assert {step for step, *_ in rows(tmp_path)} == {7, 8}
-
-
-@pytest.mark.parametrize("end", ["4", "4,", "4,loss", "4,loss,", "4,loss,x", "4,loss,1,1", "\0"])
-def test_a_line_that_was_cut_short_is_left_out(tmp_path, end):
-    recorded(tmp_path, range(1, 4), close=False)
-    with open(tmp_path / "curves.csv", "a", encoding="utf-8") as file:
-        file.write(end)
-    recorded(tmp_path, [4, 5], first_step=3)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == [1, 2, 3, 4, 5]
-
-
-def test_a_record_without_rows_can_be_closed(tmp_path):
-    recorded(tmp_path, [])
-    assert rows(tmp_path) == [] and not (tmp_path / "curves.png").exists()
-
-
-def blue(image: Image.Image) -> np.ndarray:
-    """Positions (row, column) of the curve."""
-    pixels = np.asarray(image.convert("RGB")).astype(int)
-    return np.argwhere((pixels[..., 2] > 150) & (pixels[..., 0] < 100))
-
-
-def test_curves_rise_where_values_rise(tmp_path):
-    draw_curves([(step, "loss", float(step)) for step in range(100)], tmp_path / "c.png")
-    place = blue(Image.open(tmp_path / "c.png"))
-    left, right = place[place[:, 1].argmin()], place[place[:, 1].argmax()]
-    assert right[1] - left[1] > 400 and left[0] - right[0] > 100
-
-
-@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], [float("nan")], [1.0, float("inf"), 3.0], [1e38, -1e38], []])
-def test_curves_of_odd_values(tmp_path, values):
-    draw_curves([(step, "loss", value) for step, value in enumerate(values)], tmp_path / "c.png")
-    assert (tmp_path / "c.png").exists() is any(np.isfinite(values))
-
-
-def test_checksum_of_the_event_files():
-    """CRC-32C of "123456789" is e3069283; TFRecord rotates it by 15 bits and adds a282ead8."""
-    crc = 0xE3069283
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    assert module._masked_crc(b"123456789") == masked.to_bytes(4, "little")
-
-
-def test_event_files_are_read_by_the_frameworks_definition(tmp_path):
-    summary_pb2 = pytest.importorskip("mindspore.train.summary_pb2")
-    writer = SummaryWriter(tmp_path)
-    writer.add(1, [(1, "loss", 0.5), (1, "learning_rate", 1e-4)])
-    writer.add(300_000, [(300_000, "loss", -2.0)])
-    content, events = writer.path.read_bytes(), []
-    while content:
-        length = int.from_bytes(content[:8], "little")
-        assert content[8:12] == module._masked_crc(content[:8])
-        event, content = content[12 : 12 + length], content[12 + length :]
-        assert content[:4] == module._masked_crc(event)
-        events.append(summary_pb2.Event.FromString(event))
-        content = content[4:]
-    assert events[0].version == "MindSpore.Event:1" and events[0].wall_time > 1.6e9
-    found = [(event.step, [(v.tag, v.scalar_value) for v in event.summary.value]) for event in events[1:]]
-    assert found == [(1, [("loss", 0.5), ("learning_rate", pytest.approx(1e-4))]), (300_000, [("loss", -2.0)])]
-    assert "summary" in writer.path.name and writer.path.name.endswith("_MS")

@@ -1,8 +1,7 @@
-"""A model folder taken alone works: copied to an empty directory and run from another one, without the rest."""
+"""A model folder taken alone works: its README's quick start, run on a copy of the folder from another directory."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,170 +9,105 @@ import subprocess
 import sys
 from pathlib import Path
 
+from test_readme import ENGLISH, ROOT, Command, Readme, blocks, commands, name, section
+
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "utils" / "sample_data"))
-FOLDERS = sorted(path.parent.name for path in ROOT.glob("*/train.py"))
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
-    """CIFAR-10 layout with 64 training and 64 held-out digits, and a folder of 5 pictures."""
-    from digits import write_cifar10, write_pictures
-
-    folder = tmp_path_factory.mktemp("data")
-    write_cifar10(folder / "cifar10", limit=64)
-    write_pictures(folder / "pictures", limit=5)
-    return folder
-
-
-def run(folder: Path, cwd: Path, program: str, *arguments) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(
-        [sys.executable, str(folder / program), *map(str, arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, f"{program}: {result.stdout[-1500:]}{result.stderr[-1500:]}"
-    return result.stdout
+MODELS = [readme for readme in ENGLISH if (readme.folder / "train.py").is_file()]
+every_model = pytest.mark.parametrize("readme", MODELS, ids=name)
+# What makes the quick start short: less data, a network of fewer blocks, one epoch. It runs as it is with --long.
+SHORTER = {
+    "digits.py": ["--limit", "48"],
+    "coco_digits.py": ["--train", "16", "--val", "8"],
+}
+SHORTER_TRAINING = {
+    "tinydarknet": ["--epoch_size", "1"],
+    "darknet53": ["--epoch_size", "1", "--stage_blocks", "1,1,1,1,1"],
+    "cspdarknet53": ["--epoch_size", "1", "--stage_blocks", "1,1,1,1,1"],
+    "tinynet": ["--epoch_size", "1", "--stage_blocks", "1,1,1,1,1,1,1"],
+    "yolov3_res2net50": ["--epoch_size", "1", "--stage_blocks", "1,1,1,1", "--width_multiplier", "0.125"],
+}
+DRY = {"train.py", "eval.py", "export.py"}
 
 
 def test_there_are_folders():
-    assert {"tinydarknet", "darknet53", "cspdarknet53", "tinynet", "yolov3_res2net50"} <= set(FOLDERS)
+    assert {readme.folder.name for readme in MODELS} == set(SHORTER_TRAINING)
 
 
-def taken_alone(name: str, tmp_path: Path) -> tuple[Path, Path]:
+def taken_alone(readme: Readme, tmp_path: Path) -> tuple[Path, Path]:
     """A copy of a folder and nothing else, and another directory to work in."""
-    folder, cwd = tmp_path / "alone" / name, tmp_path / "elsewhere"
-    shutil.copytree(ROOT / name, folder, ignore=shutil.ignore_patterns("__pycache__", "tests", ".pytest_cache"))
-    cwd.mkdir()
-    return folder, cwd
+    folder, place = tmp_path / "alone" / readme.folder.name, tmp_path / "elsewhere"
+    ignored = shutil.ignore_patterns("__pycache__", "tests", ".pytest_cache")
+    shutil.copytree(readme.folder, folder, ignore=ignored)
+    place.mkdir()
+    return folder, place
 
 
 def files(folder: Path) -> list[Path]:
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if "__pycache__" not in path.parts)
 
 
-@pytest.fixture(scope="module")
-def image_folder(tmp_path_factory) -> Path:
-    """Folders train and val with 20 JPEG digits each."""
-    from digits import write_image_folder
+def run_program(folder: Path, command: Command, place: Path, *options: str) -> str:
+    """Run a command of a README with further options in another directory; returns its output.
 
-    folder = tmp_path_factory.mktemp("images") / "imagenet"
-    write_image_folder(folder, size=48, limit=20)
-    return folder
+    A word with an asterisk stands for the files that a shell would put there. What is not in the folder, such as the
+    sample data, comes from the repository.
+    """
+    is_own = not command.program.startswith("..")
+    program = folder / command.program if is_own else (ROOT / folder.name / command.program).resolve()
+    words = [found for word in command.words[2:] for found in (sorted(_matches(word, place)) or [word])]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    process = subprocess.run(
+        [sys.executable, str(program), *words, *options],
+        cwd=place, env=environment, capture_output=True, text=True, timeout=3000,
+    )  # fmt: skip
+    assert process.returncode == 0, f"{command.words}\n{process.stdout[-2000:]}\n{process.stderr[-2000:]}"
+    return process.stdout
 
 
-@pytest.mark.parametrize(
-    "name, training, best, line",
-    [
-        (
-            "darknet53",
-            "--run_distributed=0 --dataset_path={data} --class_num=10 --image_height=32 --image_width=32 --batch_size=10",
-            "darknet53_best.ckpt",
-            "result: {'top_5_accuracy': ",
-        ),
-        (
-            "cspdarknet53",
-            "--is_distributed=0 --data_dir={data}/train --val_data_dir={data}/val --num_classes=10 --image_size=32,32 "
-            "--per_batch_size=10",
-            "checkpoint/ckpt_0/0_best.ckpt",
-            "top1_correct=",
-        ),
-        (
-            "tinynet",
-            "--data_path={data} --num-classes=10 --image_height=32 --image_width=32 --batch-size=10 --ema-decay=0.5",
-            "outputs/ema_best.ckpt",
-            "{'Validation-Loss': ",
-        ),
-    ],
-)
-def test_image_classifier_alone(image_folder, digits, tmp_path, name, training, best, line):
-    """The documented forms of the programs, one after the other, from another directory."""
-    folder, cwd = taken_alone(name, tmp_path)
-    before = files(folder)
-    cpu = "--device_target=CPU"
-    options = training.format(data=image_folder).split()
-    run(folder, cwd, "train.py", *options, cpu, "--epoch_size=1", "--warmup_epochs=0", "--eval_interval=1")
-    documented = [options[0], f"--val_data_dir={image_folder}/val", f"--checkpoint_path={best}"]
-    assert line in run(folder, cwd, "eval.py", *documented, cpu)
-    for file_format in ("MINDIR", "ONNX"):
-        run(folder, cwd, "export.py", cpu, "--ckpt_file", best, "--file_format", file_format, "--fold_bn", "true")
-        model = f"{name}.{file_format.lower()}"
-        run(
-            folder,
-            cwd,
-            "infer.py",
-            cpu,
-            "--model_file",
-            model,
-            "--input",
-            digits / "pictures",
-            "--output_dir",
-            file_format,
-        )
-    rows = [json.loads((cwd / kind / "predictions.json").read_text())["predictions"] for kind in ("MINDIR", "ONNX")]
-    assert [row["top"][0]["class_index"] for row in rows[0]] == [row["top"][0]["class_index"] for row in rows[1]]
-    labels = digits / "pictures/label.txt"
-    text = run(folder, cwd, "postprocess.py", "--result_path", "ONNX/result_Files", "--label_file", labels)
-    assert "'top_1_accuracy': " in text
+def _matches(pattern: str, place: Path) -> list[str]:
+    return [str(path.relative_to(place)) for path in place.glob(pattern)] if "*" in pattern else []
+
+
+def shape(text: str) -> set[str]:
+    """The lines of a text with N for each number."""
+    return {re.sub(r"\d+(\.\d+)?(e-?\d+)?", "N", line.rstrip()) for line in text.splitlines() if line.strip()}
+
+
+def python_commands(readme: Readme) -> tuple[list[Command], list[Command]]:
+    """The Python commands of the quick start's first block, and the others of the README."""
+    first = blocks(section(readme.text, "Quick start"), "bash")[0]
+    number = blocks(readme.text, "bash").index(first)
+    found = [command for command in commands(readme) if command.words[0] == "python"]
+    return [c for c in found if c.block == number], [c for c in found if c.block != number]
+
+
+@every_model
+def test_quick_start_of_a_folder_alone(readme, tmp_path):
+    """Shortened, it prints lines of the documented shapes and writes nothing into the folder."""
+    folder, place = taken_alone(readme, tmp_path)
+    before, output = files(folder), ""
+    quick, _ = python_commands(readme)
+    programs = [Path(command.program).name for command in quick if not command.program.startswith("..")]
+    assert programs == ["train.py", "eval.py", "export.py", "infer.py", "postprocess.py"]
+    shorter = {**SHORTER, "train.py": SHORTER_TRAINING[folder.name]}
+    for command in quick:
+        output += run_program(folder, command, place, *shorter.get(Path(command.program).name, []))
+    for heading in ("Quick start", "Training", "Evaluation"):
+        for block in blocks(section(readme.text, heading), "text"):
+            assert shape(block.replace("<current directory>", str(place))) <= shape(output)
     assert files(folder) == before, "a program wrote into the folder"
 
 
-def test_tinydarknet_alone(digits, tmp_path):
-    folder, cwd = taken_alone("tinydarknet", tmp_path)
-    before = files(folder)
-    recipe = ["--dataset", "cifar10", "--device_target", "CPU"]
-    size = ["--image_height", 32, "--image_width", 32]
-    data = ["--train_data_dir", digits / "cifar10", "--val_data_dir", digits / "cifar10"]
-    run(folder, cwd, "train.py", *recipe, *size, *data, "--epoch_size=1", "--batch_size=16", "--eval_interval=1")
-    best = cwd / "checkpoints/0/train_tinydarknet_cifar10_best.ckpt"
-    assert "accuracy:  {'top_1_accuracy': " in run(
-        folder, cwd, "eval.py", *recipe, "--val_data_dir", digits / "cifar10", "--checkpoint_path", best
-    )
-    for file_format, ending in (("MINDIR", "mindir"), ("ONNX", "onnx")):
-        run(folder, cwd, "export.py", *recipe, "--checkpoint_path", best, "--file_format", file_format)
-        run(
-            folder, cwd, "infer.py", "--device_target", "CPU", "--model_file", f"tinydarknet.{ending}",
-            "--input", digits / "pictures", "--output_dir", ending,
-        )  # fmt: skip
-    rows = [json.loads((cwd / ending / "predictions.json").read_text())["predictions"] for ending in ("mindir", "onnx")]
-    assert [row["top"][0]["class_index"] for row in rows[0]] == [row["top"][0]["class_index"] for row in rows[1]]
-    text = run(
-        folder,
-        cwd,
-        "postprocess.py",
-        "--result_path",
-        "mindir/result_Files",
-        "--label_file",
-        digits / "pictures/label.txt",
-    )
-    assert "'top_1_accuracy': " in text
-    assert files(folder) == before, "a program wrote into the folder"
-
-
-def test_detector_alone(tmp_path):
-    """Training on a data set in COCO's layout, then everything that is done with the weights, from another directory."""
-    from coco_digits import write_coco
-
-    folder, cwd = taken_alone("yolov3_res2net50", tmp_path)
-    before, data = files(folder), tmp_path / "coco"
-    write_coco(data, train=8, val=3, size=64)
-    cpu, size = "--device_target=CPU", ["--training_shape=64", "--testing_shape=64"]
-    small = ["--width_multiplier=0.125", "--per_batch_size=4", "--max_epoch=1", "--eval_interval=1"]
-    run(folder, cwd, "train.py", "--is_distributed=0", f"--data_dir={data}", cpu, *size, *small)
-    (best,) = cwd.glob("outputs/*/ckpt_0/0_best.ckpt")
-    text = run(folder, cwd, "eval.py", f"--data_dir={data}", f"--pretrained={best}", cpu)
-    assert len(re.findall(r"^ Average (?:Precision|Recall)  .* = -?\d\.\d{3}$", text, re.MULTILINE)) == 12
-    found = []
-    for file_format in ("MINDIR", "ONNX"):
-        run(folder, cwd, "export.py", cpu, "--ckpt_file", best, "--file_format", file_format, "--file_name", "model")
-        model = ["--model_file", f"model.{file_format.lower()}", "--score_threshold=0.001"]
-        run(folder, cwd, "infer.py", cpu, *model, "--input", data / "val2017", "--output_dir", file_format)
-        found.append(json.loads((cwd / file_format / "detections.json").read_text())["pictures"])
-        results = ["--result_path", f"{file_format}/result_Files", "--data_dir", data]
-        assert "=============coco eval result=========" in run(folder, cwd, "postprocess.py", *results)
-    ids = [[picture["image_id"] for picture in pictures] for pictures in found]
-    assert ids == [[1, 2, 3], [1, 2, 3]]
-    assert all((cwd / file_format / "annotated" / "000000000001.png").is_file() for file_format in ("MINDIR", "ONNX"))
-    assert files(folder) == before, "a program wrote into the folder"
+@pytest.mark.long
+@every_model
+def test_quick_start_as_it_is(readme, tmp_path):
+    """The quick start as a reader runs it; then the README's other commands on the same data, as dry runs."""
+    folder, place = taken_alone(readme, tmp_path)
+    quick, others = python_commands(readme)
+    for command in quick:
+        run_program(folder, command, place)
+    others = [command for command in others if "digits" in " ".join(command.words)]
+    assert {"train.py"} <= {command.program for command in others} <= DRY
+    for command in others:
+        assert "dry run" in run_program(folder, command, place, "--dry_run", "true")

@@ -13,8 +13,7 @@ from typing import Any
 
 from src.data.coco import data_paths, read_coco
 from src.dataset import input_spec
-from src.detect.coco_eval import import_pycocotools
-from src.detect.evaluation import detection_options, evaluate, match_outputs, report
+from src.detect.evaluation import evaluate, match_outputs, report, require_evaluation
 from src.model_utils import device_adapter, moxing_adapter, program
 from src.model_utils.config import Config
 from src.model_utils.dataset_checks import data_errors
@@ -43,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     with moxing_adapter.job(config, adapt_paths) as config:
         if not config.pretrained:
             raise UsageError("--pretrained is missing; give the checkpoint to evaluate, a .ckpt file")
-        detection_options(config)  # what is wrong with the recipe or the environment shows before the work
-        import_pycocotools()
+        require_evaluation(config)
         device = device_adapter.init(config, config.is_distributed)
         require_agreement(config, device)
         logger = init_logger(config.log_path, "eval.log", device.rank)

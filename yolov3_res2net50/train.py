@@ -7,12 +7,13 @@ from pathlib import Path
 from src.backbone import load_backbone
 from src.data.coco import data_paths, read_coco
 from src.data.visualize import write_batches
+from src.detect.evaluation import require_evaluation
 from src.loss import create_loss
 from src.lr_scheduler import get_lr
 from src.model_utils import device_adapter, moxing_adapter, program
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
-from src.model_utils.errors import UsageError
+from src.model_utils.errors import UsageError, require_range
 from src.model_utils.logger import get_logger, init_logger
 from src.model_utils.optimizers import momentum_sgd
 from src.model_utils.pretrained import create_network
@@ -35,11 +36,14 @@ def main(argv: list[str] | None = None) -> int:
         require_agreement(config, device)
         init_logger(config.log_path, "train.log", device.rank)
         config = with_classes(config)
+        require_range(low=0, visualize_batches=config.visualize_batches)
         if config.visualize_batches:
             return show_batches(config, device)
         if config.pretrained_backbone and config.resume_yolov3:
             given = "pretrained_backbone and resume_yolov3 are both given"
             raise UsageError(f"{given}; the second holds a backbone, give one")
+        if config.eval_interval:
+            require_evaluation(config)
         data = find_data(MODEL, config, device)
         config, about, network = create_network(MODEL, config, data.class_names, config.resume_yolov3)
         load_backbone(config, network)
@@ -76,8 +80,10 @@ def with_classes(config: Config) -> Config:
     """The recipe with the classes of the training annotations; a larger number of the command line leaves outputs free.
 
     Raises:
+        UsageError: a number of classes that cannot be.
         DataError: annotations that cannot be read.
     """
+    require_range(low=1, num_classes=config.num_classes)
     data = read_coco(*data_paths(config, "train"), check_images=False)
     if "num_classes" not in config.given:
         config = config.replace(num_classes=len(data.class_names))

@@ -80,7 +80,7 @@ class LegacyHead(ConvBlock):
     """1x1 convolution, batch norm, leaky ReLU, then the global average: what the older model zoo trained."""
 
     def __init__(self, in_channels: int, num_classes: int, negative_slope: float, bn_eps: float):
-        super().__init__(in_channels, num_classes, 1, False, negative_slope, bn_eps)
+        super().__init__(in_channels, num_classes, 1, has_pool=False, negative_slope=negative_slope, bn_eps=bn_eps)
 
     def construct(self, x):
         return self.activation(self.bn(self.conv(x))).mean((2, 3))

@@ -1,10 +1,8 @@
-"""Fixtures: real handwritten digits as JPEG files, small training options, programs as processes."""
+"""Fixtures: real handwritten digits as JPEG files, and one small training that several tests look at."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,16 @@ FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
+
+# One block of each stage; the fourth has two, of which the second one has a shortcut, where drop-connect acts.
+STAGE_BLOCKS = "1,1,1,2,1,1,1"
+# What a run can have at once.
+EVERYTHING = {
+    "batch_size": 4, "accumulate_steps": 2, "drop": 0.2, "drop_connect": 0.4, "ema_decay": 0.5, "rand_augment": 1,
+    "random_erasing": 0.5, "mixup": 0.2, "cutmix": 1.0, "cutmix_prob": 0.5, "clip_grad_norm": 5.0, "smoothing": 0.2,
+    "head_lr_factor": 2.0, "eval_interval": 1, "per_print_times": 2, "keep_checkpoint_max": 2,
+}  # fmt: skip
+EPOCHS, STEPS = 2, 5  # of that run: 40 pictures in steps of two batches of four
 
 
 @pytest.fixture(scope="session")
@@ -26,21 +34,25 @@ def few_digits(tmp_path_factory) -> Path:
     return folder
 
 
-# Three blocks instead of ten or more.
-SHALLOW = "import src.model_utils, src.tinynet as network; network.STAGES = (*network.STAGES[:2], network.STAGES[6]); "
-OTHER_NETWORK = {"bn_momentum": 0.05, "bn_eps": 1e-3}  # options that the default network does not have
-SMALL_NETWORK = ["--num_classes", "10", "--model", "tinynet_e"]  # options of what small_run trains
-WRONG_CHOICE = ("opt", "adam")
-EXPORT_BATCH = "--export_batch_size"
-# Launcher of a training with two processes, its positional arguments, its run folder.
-DISTRIBUTED = ("train_distributed_gpu.sh", lambda data: ["-n", "2", "--data_path", str(data)], "device_parallel")
+@pytest.fixture(scope="session")
+def trained(few_digits, tmp_path_factory) -> Path:
+    """What a training of two epochs with EVERYTHING has left."""
+    import train
+
+    out = tmp_path_factory.mktemp("trained")
+    assert train.main(small_run(few_digits, out, **EVERYTHING)) == 0
+    return out
 
 
-def accuracies(text: str) -> tuple[float, float]:
-    """Top-1 and top-5 of the documented line of eval.py, in 0-1; of a training state those of the raw weights."""
-    pattern = r"(?m)^(?:Model Accuracy: )?\{'Validation-Loss': \S+, 'Top1-Acc': (\S+), 'Top5-Acc': (\S+)\}$"
-    found = re.search(pattern, text)
-    return float(found[1]), float(found[2])
+@pytest.fixture
+def eager():
+    """Hooks see values outside of graphs only, and nothing is compiled."""
+    import mindspore as ms
+
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=mode)
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:
@@ -48,11 +60,12 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
     options = {
         "data_path": data,
         "model": "tinynet_e",
+        "stage_blocks": STAGE_BLOCKS,
         "num_classes": 10,
         "image_height": 32,
         "image_width": 32,
         "batch_size": 8,
-        "epochs": 2,
+        "epochs": EPOCHS,
         "ckpt_save_dir": out / "checkpoints",
         "device_target": "CPU",
         "workers": 2,
@@ -61,49 +74,26 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         "ema_decay": 0,
         "eval_interval": 0,
         "run_dir": out / "run",
-        "summary_dir": out / "summary",
         **changes,
     }
     return [token for key, value in options.items() for token in (f"--{key}", str(value))]
 
 
-def program(name: str, *arguments, cwd: Path | None = None, **environment) -> subprocess.CompletedProcess:
-    """Run a program of this folder to its end."""
-    return subprocess.run(
-        [sys.executable, str(FOLDER / name), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "GLOG_v": "3", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def states(out: Path) -> list[Path]:
     """Training states of a run, oldest first."""
-    return sorted(
-        out.glob("checkpoints/tinynet_?-*_*.ckpt"), key=lambda p: [int(n) for n in p.stem.split("-")[1].split("_")]
-    )
-
-
-def is_convolution(name: str) -> bool:
-    """Whether a parameter is the kernel of a convolution."""
-    return re.search(r"(^|\.)conv_\w+\.weight$", name) is not None
+    found = out.glob("checkpoints/tinynet_?-*_*.ckpt")
+    return sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
 
 
 def contents(path: Path) -> dict:
     """Name to array of everything in a checkpoint but its metadata."""
-    import mindspore as ms
+    from src.model_utils import checkpoint
 
-    loaded = ms.load_checkpoint(str(path))
-    return {name: value.asnumpy() for name, value in loaded.items() if name != "metadata"}
+    return {name: value.asnumpy() for name, value in checkpoint.load(path)[0].items()}
 
 
-def assert_same(first: Path, second: Path) -> None:
-    """Both checkpoints hold the same bits."""
+def same(one: dict, other: dict) -> bool:
+    """Whether both hold the same bits under the same names."""
     import numpy as np
 
-    one, two = contents(first), contents(second)
-    assert one.keys() == two.keys() and len(one) > 100
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, two[name], err_msg=name)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

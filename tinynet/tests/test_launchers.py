@@ -148,7 +148,7 @@ def test_data_folder_that_is_not_needed(bench, script, name, options):
 
 def test_evaluations_in_the_same_second(bench):
     started = [bench.start(EVAL, STAND_IN_SECONDS="0.3") for _ in range(2)]
-    assert [process.communicate(timeout=30)[1] for process in started] == [""] * 2
+    assert [process.communicate(timeout=60)[1] for process in started] == [""] * 2
     folders = sorted(map(str, bench.caller.glob("device0_*")))
     assert sorted(job["argv"][-1] for job in bench.records()) == folders and len(folders) == 2
 
@@ -157,7 +157,7 @@ def test_signal_reaches_the_job(shell_bench):
     launcher = shell_bench.start(TRAIN, "--wait", **lent.AT_WORK)
     (job,) = shell_bench.wait_for_records(1)
     launcher.send_signal(signal.SIGTERM)
-    launcher.communicate(timeout=15)
+    launcher.communicate(timeout=60)
     assert launcher.returncode == 143 and shell_bench.signals(job) == ["SIGTERM"]
 
 

@@ -101,7 +101,7 @@ def gradient_mean(weights: tuple[Parameter, ...], size: int) -> nn.Cell:
     """Cell from the gradients by the weights to their means over `size` ranks."""
     if device_adapter.current_target() == "CPU":
         return _FlatMean(weights, size)
-    return nn.DistributedGradReducer(weights, True, size)
+    return nn.DistributedGradReducer(weights, mean=True, degree=size)
 
 
 @ops.constexpr

@@ -24,8 +24,9 @@ from .data.pictures import input_tables, to_input
 from .data.targets import FIELDS, encode
 from .data.transforms import GREY, METHODS, Augmentation
 from .detect.boxes import place
-from .model_utils.config import Config, DataError, UsageError
+from .model_utils.config import Config
 from .model_utils.device_adapter import Device
+from .model_utils.errors import DataError, UsageError, require_range
 from .model_utils.workers import worker_threads
 
 STRIDE = 32  # pixels; the network's inputs are multiples of it
@@ -204,8 +205,8 @@ def _training_batches(
     config: Config, device: Device, data: CocoData, class_names: list[str], workers: int
 ) -> TrainingBatches:
     """The training batches of a recipe; UsageError for an option that cannot be."""
-    if config.max_box < 1:
-        raise UsageError(f"max_box={config.max_box}: 1 or more is accepted")
+    require_range(low=1, max_box=config.max_box)
+    require_range(low=0, high=1, label_smooth_factor=config.label_smooth_factor)
     num_classes = max(len(class_names), config.num_classes if "num_classes" in config.given else 0)
     spec, samples = input_spec(config), CocoSamples(data, class_names)
     batch_size = config.batch_size * config.accumulate_steps

@@ -16,6 +16,7 @@ def get_lr(config: Config, steps_per_epoch: int) -> np.ndarray:
         UsageError: a number of epochs or a learning rate that cannot be.
     """
     require_range(low=1, max_epoch=config.max_epoch, T_max=config.T_max)
+    require_range(low=0, lr_epochs=config.lr_epochs, lr_gamma=config.lr_gamma, eta_min=config.eta_min)
     common = (config.lr, steps_per_epoch, config.max_epoch)
     if config.lr_scheduler == "cosine_annealing":
         period = max(config.T_max, config.max_epoch)

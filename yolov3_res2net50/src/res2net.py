@@ -67,7 +67,7 @@ class Bottle2neck(nn.Cell):
     part is pooled instead of passed on.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, is_first: bool, shortcut: str):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str, *, is_first: bool):
         super().__init__()
         part = out_channels // 4 * 26 // 64
         self.conv1 = ConvNorm(in_channels, SCALE * part)
@@ -136,8 +136,8 @@ class Res2Net(nn.Cell):
         layers = []
         for index, (blocks, out) in enumerate(zip(stage_blocks, outputs)):
             stride = 1 if index == 0 else 2
-            cells = [Bottle2neck(channels, out, stride, True, shortcut)]
-            cells += [Bottle2neck(out, out, 1, False, shortcut) for _ in range(blocks - 1)]
+            cells = [Bottle2neck(channels, out, stride, shortcut, is_first=True)]
+            cells += [Bottle2neck(out, out, 1, shortcut, is_first=False) for _ in range(blocks - 1)]
             layers.append(nn.SequentialCell(cells))
             channels = out
         self.layer1, self.layer2, self.layer3, self.layer4 = layers

@@ -1,9 +1,7 @@
-"""Fixtures: photographs with real handwritten digits in COCO's layout, small training options, programs as processes."""
+"""Fixtures: photographs with real handwritten digits in COCO's layout, and the options of small networks and trainings."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -25,29 +23,19 @@ def few_digits(tmp_path_factory) -> Path:
     return folder
 
 
-# One block in each layer, an eighth of the channels: seconds instead of minutes. SHALLOW is a line of Python.
-SHALLOW = "import src.model_utils, src.res2net as network; network.BLOCKS = (1,) * 4; "
-WIDTH = 0.125
-
-
-@pytest.fixture(scope="module")
-def shallow():
-    """The shallow network, for tests of what does not depend on the depth."""
-    from src import res2net
-
-    blocks = res2net.BLOCKS
-    exec(SHALLOW, {})
-    yield
-    res2net.BLOCKS = blocks
+# One block in each layer, a tenth of the channels: seconds instead of minutes.
+WIDTH, BLOCKS = 0.1, [1, 1, 1, 1]
+SMALL = ["--width_multiplier", str(WIDTH), "--stage_blocks", "1,1,1,1"]
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:
-    """Command line of a small training on the CPU: 64 and 96 pixels in turn, batch 4, two epochs."""
+    """Command line of a small training on the CPU: 64 and 96 pixels in turn, batch 4, two epochs of four steps."""
     options = {
         "data_dir": data,
         "multi_scale": "64,96",
         "testing_shape": "96",
         "width_multiplier": WIDTH,
+        "stage_blocks": "1,1,1,1",
         "per_batch_size": 4,
         "max_epoch": 2,
         "ckpt_path": out / "outputs",
@@ -58,18 +46,6 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         **changes,
     }
     return [token for key, value in options.items() for token in (f"--{key}", str(value))]
-
-
-def program(name: str, *arguments, cwd: Path | None = None, **environment) -> subprocess.CompletedProcess:
-    """Run a program of this folder to its end."""
-    return subprocess.run(
-        [sys.executable, str(FOLDER / name), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "GLOG_v": "3", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 def randomize(network, seed: int = 5) -> None:

@@ -14,7 +14,7 @@ import eval as evaluation
 import train
 from conftest import FOLDER, WIDTH, program, small_run
 from src.model_utils.checkpoint import save
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.model_utils.inference import description
 from src.recipe import build_network, read_config
 

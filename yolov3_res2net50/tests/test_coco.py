@@ -8,8 +8,8 @@ from pathlib import Path
 
 from src.data.coco import data_paths, read_coco
 from src.dataset import count_images, find_classes
-from src.model_utils.config import DataError, UsageError
 from src.model_utils.device_adapter import Device
+from src.model_utils.errors import DataError, UsageError
 from src.recipe import read_config
 
 import numpy as np

@@ -12,7 +12,7 @@ from pathlib import Path
 from src.detect import coco_eval
 from src.detect.boxes import Detections
 from src.detect.coco_eval import evaluate_results, read_annotations, to_results
-from src.model_utils.config import DataError
+from src.model_utils.errors import DataError
 
 import numpy as np
 import pytest

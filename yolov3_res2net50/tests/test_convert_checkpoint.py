@@ -8,7 +8,7 @@ import oracle
 from conftest import program
 from src.model_utils import checkpoint
 from src.model_utils import weights as foreign
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.res2net import BLOCKS, Res2Net
 from src.yolo import yolov3_res2net50
 

@@ -21,9 +21,9 @@ from src.dataset import (
     training_sizes,
 )
 from src.detect.boxes import place
-from src.model_utils.config import DataError, UsageError
 from src.model_utils.dataset_checks import data_error
 from src.model_utils.device_adapter import Device
+from src.model_utils.errors import DataError, UsageError
 from src.recipe import read_config
 
 import cv2

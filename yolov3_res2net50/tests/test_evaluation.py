@@ -17,8 +17,9 @@ from src.detect import evaluation
 from src.detect.coco_eval import evaluate_results
 from src.detect.evaluation import evaluate, match_outputs, validation_metrics
 from src.model_utils import checkpoint
-from src.model_utils.config import Config, DataError, UsageError
+from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
+from src.model_utils.errors import DataError, UsageError
 from src.recipe import build_network, network_description, read_config
 
 import mindspore as ms

@@ -9,7 +9,7 @@ import export
 from conftest import WIDTH, randomize
 from src.detect.prediction import load_predictor
 from src.model_utils.checkpoint import save
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.model_utils.inference import description, load_model, load_network
 from src.recipe import build_network, read_config
 from src.yolo import Detector

@@ -13,7 +13,7 @@ import infer
 from src.detect import prediction, video
 from src.detect.drawing import class_color
 from src.model_utils import checkpoint, picture_files
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.model_utils.exporting import export_checkpoint
 from src.model_utils.inference import description
 from src.recipe import build_network, read_config

@@ -8,7 +8,7 @@ from pathlib import Path
 import postprocess
 from src.detect.boxes import detect, place
 from src.detect.coco_eval import evaluate_results, to_results
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 
 import numpy as np
 import pytest

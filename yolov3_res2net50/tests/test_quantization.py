@@ -16,7 +16,7 @@ from src.data.coco import read_coco
 from src.data.pictures import read_picture
 from src.dataset import eval_transform, input_spec
 from src.model_utils import checkpoint
-from src.model_utils.config import DataError, UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.model_utils.inference import load_model
 from src.quantize import calibration, comparison, int8
 from src.recipe import build_network, network_description, read_config

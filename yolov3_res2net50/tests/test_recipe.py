@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mindspore_hub_conf as hub
 from src.lr_scheduler import get_lr
-from src.model_utils.config import UsageError
 from src.model_utils.device_adapter import Device
+from src.model_utils.errors import UsageError
 from src.recipe import (
     FOLDER,
     build_network,

@@ -19,7 +19,7 @@ from src.data.transforms import (
     reduction,
 )
 from src.detect.boxes import Placement, place
-from src.model_utils.config import UsageError
+from src.model_utils.errors import UsageError
 from src.recipe import read_config
 
 import cv2

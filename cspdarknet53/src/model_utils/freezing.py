@@ -28,6 +28,7 @@ def freeze(network: nn.Cell, patterns: list[str]) -> None:
     Raises:
         UsageError: a pattern that matches no name, or nothing left to train; then nothing was changed.
     """
+    patterns = [str(pattern) for pattern in patterns]  # 7 in a recipe is a number
     parameters = network.parameters_dict()
     chosen = {name for pattern in patterns for name in _matches(pattern, parameters)}
     if not chosen:

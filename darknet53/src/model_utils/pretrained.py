@@ -10,13 +10,14 @@ from mindspore import nn
 
 from . import checkpoint
 from .config import Config
-from .errors import UsageError
+from .errors import UsageError, require_range
 from .freezing import freeze
 from .inference import description, refuse_other_network
 from .logger import get_logger
 from .model import Model
 
 INPUT_KEYS = ("mean", "std")  # of pretrained weights, which a recipe takes over
+LARGEST_SEED = 2**32 - 1  # that NumPy takes
 
 
 def create_network(
@@ -36,7 +37,8 @@ def create_network(
 
     Raises:
         DataError: a checkpoint that cannot be read, or one of another network.
-        UsageError: the command line asks for another activation, or the like, than that of the weights.
+        UsageError: the command line asks for another activation, or the like, than that of the weights; a seed that
+            cannot be; `freeze` matches nothing.
     """
     parameters, metadata = checkpoint.load(pretrained_path) if pretrained_path else ({}, {})
     config = _with_input(config, metadata, pretrained_path)
@@ -44,6 +46,7 @@ def create_network(
     if "network" in metadata:
         about["network"] = _network_of(model, config, about["network"], metadata, pretrained_path)
         config = config.replace(**{key: value for key, value in about["network"].items() if key in config})
+    require_range(low=0, high=LARGEST_SEED, seed=config.seed)
     ms.set_seed(config.seed)
     network = model.build_network(about["network"])
     if pretrained_path:

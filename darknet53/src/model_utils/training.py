@@ -119,7 +119,7 @@ def train(
     run = _Run(model, config, device, data, about, network, train_step, learning_rates)
     get_logger().info("%s\nPlease check the above information for the configurations", config.to_yaml())
     if config.dry_run:
-        run.try_data()
+        run.try_out(report)
         get_logger().info("dry run: everything was built, nothing was trained")
         return 0
     run.resume()
@@ -151,8 +151,11 @@ class _Run:
         # Looking at the loss waits for the device; on a CPU that costs nothing.
         self.fetch_interval = 1 if device.target == "CPU" else config.log_interval
 
-    def try_data(self) -> None:
-        """Take one batch from each pipeline that the run needs."""
+    def try_out(self, report: Callable | None) -> None:
+        """Find the state to resume from, build the callbacks, take one batch from each pipeline; write nothing."""
+        self._find_state()
+        self._progress(None)
+        self._savers(None, report)
         for split in ("train", "val") if self.config.eval_interval else ("train",):
             dataset = self.model.create_dataset(self.config, split, self.device, self.data.class_names)
             with data_errors(self.config.train_data_dir):
@@ -160,25 +163,32 @@ class _Run:
 
     def resume(self) -> None:
         """Continue where the chosen checkpoint stands, or start anew in a fresh folder."""
-        config, logger = self.config, get_logger()
-        found = self.folder.find(config.resume) if config.resume else None
-        self._require_agreement(found[1] if found else {"epoch": 0, "step": 0})
+        found = self._find_state()
         if found is None:
-            if config.resume:
-                logger.info("nothing to resume in %s: training starts from epoch 1", self.folder.folder)
+            if self.config.resume:
+                get_logger().info("nothing to resume in %s: training starts from epoch 1", self.folder.folder)
             elif self.saves:
                 self.folder.start_fresh()
             return
-        parameters, metadata, path = found
-        checkpoint.restore(self.train_step, parameters, path)
-        self._report_changes(metadata, path)
+        metadata, path = found
         if self.saves:
             self.folder.set_aside_after(metadata)
         self.metadata.update({key: metadata[key] for key in HISTORY_KEYS if key in metadata})
         self.position = Position(self.steps, metadata["epoch"], metadata["step"])
-        logger.info("resumed from %s: epoch %d step %d", path, metadata["epoch"], metadata["step"])
+        get_logger().info("resumed from %s: epoch %d step %d", path, metadata["epoch"], metadata["step"])
         if self.position.step == self.steps:
             self.position.epoch, self.position.step = self.position.epoch + 1, 0
+
+    def _find_state(self) -> tuple[dict[str, Any], Path] | None:
+        """Restore the state that the run resumes from; returns its metadata and file, None where it starts anew."""
+        found = self.folder.find(self.config.resume) if self.config.resume else None
+        self._require_agreement(found[1] if found else {"epoch": 0, "step": 0})
+        if found is None:
+            return None
+        parameters, metadata, path = found
+        checkpoint.restore(self.train_step, parameters, path)
+        self._report_changes(metadata, path)
+        return metadata, path
 
     def _require_agreement(self, metadata: dict[str, Any]) -> None:
         """Raise DataError where the ranks would resume from different places."""

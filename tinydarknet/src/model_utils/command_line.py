@@ -81,11 +81,13 @@ def _build_parser(schema, helps, choices, sections, aliases, description, shown)
     groups: dict[str, Any] = {}
     for key, default in schema.items():
         title = sections.get(key, "")
+        names = [key, *(alias for alias, target in aliases.items() if target == key)]
         text = helps.get(key, "") + (f" (one of {', '.join(map(str, choices[key]))})" if key in choices else "")
+        also = [f"--{name}" for name in names[1:] if len(name) > 1]
+        text += f"; also {', '.join(also)}" if also else ""
         is_shown = shown is None or key in shown or title in shown
         if is_shown and title not in groups:
             groups[title] = parser.add_argument_group(title) if title else parser
-        names = [key, *(alias for alias, target in aliases.items() if target == key)]
         _add(
             groups[title] if is_shown else parser, names, key, default,
             metavar=type_name(default).split(" (")[0].replace(" ", "_").upper(),

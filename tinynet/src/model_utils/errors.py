@@ -40,13 +40,13 @@ def require_range(
     """
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
-        if not all(math.isfinite(n) and low <= n <= high and above < n < below for n in numbers):
+        if not all((isinstance(n, int) or math.isfinite(n)) and low <= n <= high and above < n < below for n in numbers):
             start = f"{low:g}" if low > above else f"above {above:g}" if above > -math.inf else ""
             end = f"{high:g}" if high < below else f"below {below:g}" if below < math.inf else ""
             if start.startswith("above") or end.startswith("below") or not (start and end):
                 start += " or more" if start == f"{low:g}" else ""
                 end = "up to " + end if end == f"{high:g}" else end
-                accepted = " and ".join(part for part in (start, end) if part)
+                accepted = " and ".join(part for part in (start, end) if part) or "a finite number"
             else:
                 accepted = f"{start} to {end}"
             raise UsageError(f"{name}={value}: {accepted} is accepted")

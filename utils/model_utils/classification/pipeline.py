@@ -18,6 +18,7 @@ from mindspore.dataset import transforms
 from ..config import Config
 from ..dataset_checks import image_folder_options
 from ..device_adapter import Device
+from ..errors import require_range
 from ..workers import worker_threads
 
 
@@ -52,7 +53,11 @@ def build_pipeline(
         serial_operators: after the others, on one image at a time: those that draw from the process's random numbers.
         batch_operators: from batches of images and labels to such ones; the labels are then (B, num_classes) float32
             distributions.
+
+    Raises:
+        UsageError: a batch size or a number of workers that cannot be.
     """
+    require_range(low=1, batch_size=config.batch_size)
     workers, is_train = worker_threads(config), split == "train"
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))

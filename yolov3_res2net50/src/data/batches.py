@@ -18,8 +18,8 @@ from typing import Callable
 
 import numpy as np
 
-from ..model_utils.config import DataError
 from ..model_utils.dataset_checks import require_steps
+from ..model_utils.errors import DataError
 from ..model_utils.logger import get_logger
 from .coco import CocoData
 from .pictures import decode, read_picture, to_input

@@ -16,8 +16,9 @@ from typing import Any, Callable
 
 import numpy as np
 
-from ..model_utils.config import Config, DataError, UsageError
+from ..model_utils.config import Config
 from ..model_utils.dataset_checks import check_image_files
+from ..model_utils.errors import DataError, UsageError
 from .pictures import picture_size
 
 KEYS = {"train": ("train_img_dir", "train_annFile"), "val": ("img_path", "annFile")}

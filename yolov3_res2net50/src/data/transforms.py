@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from ..detect.boxes import Placement, place
-from ..model_utils.config import Config, UsageError
+from ..model_utils.config import Config
+from ..model_utils.errors import require_range
 
 GREY = 128
 METHODS = {
@@ -70,7 +71,11 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The recipe's keys of the same names."""
+    """What is done to a training image: the recipe's keys of the same names, with their ranges.
+
+    Raises:
+        UsageError: a value that cannot be.
+    """
 
     flip_prob: float = 0.5
     jitter: float = 0.3
@@ -80,26 +85,16 @@ class Augmentation:
     mosaic: float = 0.0
     mixup: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_range(low=0, high=1, flip_prob=self.flip_prob, mosaic=self.mosaic, mixup=self.mixup)
+        require_range(low=0, below=1, jitter=self.jitter)
+        require_range(low=0, high=0.5, hue=self.hue)
+        require_range(low=1, saturation=self.saturation, value=self.value)
+
     @classmethod
     def of(cls, config: Config) -> Augmentation:
-        """The augmentation of a recipe.
-
-        Raises:
-            UsageError: a value that cannot be.
-        """
-        result = cls(**{key: config[key] for key in cls.__dataclass_fields__})
-        for key in ("flip_prob", "mosaic", "mixup"):
-            if not 0 <= config[key] <= 1:
-                raise UsageError(f"{key}={config[key]}: a probability, 0 to 1, is accepted")
-        for key, below in (("jitter", 1), ("hue", 0.5)):
-            if not 0 <= config[key] <= below or config[key] == 1:
-                raise UsageError(
-                    f"{key}={config[key]}: 0 or more and {'below 1' if below == 1 else 'up to 0.5'} is accepted"
-                )
-        for key in ("saturation", "value"):
-            if config[key] < 1:
-                raise UsageError(f"{key}={config[key]}: a factor of 1 or more is accepted; 1 switches it off")
-        return result
+        """The augmentation of a recipe."""
+        return cls(**{key: config[key] for key in cls.__dataclass_fields__})
 
 
 def augment(
@@ -184,7 +179,7 @@ def _place(
             inside = ((centres >= 0) & (centres < (window.width, window.height))).all(axis=1)
             if clip(moved[inside], window.width, window.height)[1].any():
                 return where
-    return place(picture, (window.height, window.width), True)
+    return place(picture, (window.height, window.width), keep_ratio=True)
 
 
 def _jittered(picture: tuple[int, int], canvas: tuple[int, int], window: Window, jitter: float, rng) -> Placement:

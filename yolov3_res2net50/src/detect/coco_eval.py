@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..model_utils.config import DataError
+from ..model_utils.errors import DataError
 from .boxes import Detections
 
 TITLE = "\n=============coco eval result=========\n"

@@ -14,8 +14,9 @@ from mindspore import nn
 
 from ..data.coco import CocoData, data_paths, read_coco
 from ..dataset import create_dataset, input_spec
-from ..model_utils.config import Config, DataError, UsageError
+from ..model_utils.config import Config
 from ..model_utils.device_adapter import Device
+from ..model_utils.errors import DataError, require_range
 from ..model_utils.inference import predict
 from ..model_utils.logger import get_logger
 from ..yolo import Detector
@@ -42,16 +43,24 @@ def detection_options(config: Config) -> dict[str, Any]:
     Raises:
         UsageError: a value out of its range.
     """
-    for key in ("eval_ignore_threshold", "nms_thresh"):
-        if not 0 <= config[key] <= 1:
-            raise UsageError(f"{key}={config[key]}: 0 to 1 is accepted")
-    if config.max_detections < 1:
-        raise UsageError(f"max_detections={config.max_detections}: 1 or more is accepted")
+    require_range(low=0, high=1, eval_ignore_threshold=config.eval_ignore_threshold, nms_thresh=config.nms_thresh)
+    require_range(low=1, max_detections=config.max_detections)
     return {
         "score_threshold": config.eval_ignore_threshold,
         "nms_threshold": config.nms_thresh,
         "limit": config.max_detections,
     }
+
+
+def require_evaluation(config: Config) -> None:
+    """Find what would end an evaluation, before the work that comes before it.
+
+    Raises:
+        UsageError: a value out of its range.
+        DataError: pycocotools is not installed.
+    """
+    detection_options(config)
+    import_pycocotools()
 
 
 def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: int, source: str | Path) -> list[int]:

@@ -10,7 +10,8 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from ..dataset import eval_transform, parse_shape
-from ..model_utils.config import Config, DataError, UsageError
+from ..model_utils.config import Config
+from ..model_utils.errors import DataError, UsageError
 from ..model_utils.inference import load_model
 from ..model_utils.logger import get_logger
 from ..model_utils.model import Model

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..model_utils.config import DataError
+from ..model_utils.errors import DataError
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
 WRITERS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # the second is in every build of OpenCV

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.pictures import read_picture
 from ..dataset import eval_transform
-from ..model_utils.config import DataError
+from ..model_utils.errors import DataError
 from ..model_utils.logger import get_logger
 from ..model_utils.picture_files import find_pictures
 

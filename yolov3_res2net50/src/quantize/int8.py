@@ -29,10 +29,10 @@ from typing import Any, Callable
 import numpy as np
 
 from ..dataset import find_classes
-from ..detect.coco_eval import import_pycocotools
-from ..detect.evaluation import detection_options
-from ..model_utils.config import Config, DataError
+from ..detect.evaluation import require_evaluation
+from ..model_utils.config import Config
 from ..model_utils.device_adapter import Device
+from ..model_utils.errors import DataError
 from ..model_utils.inference import read_description
 from ..model_utils.logger import get_logger
 from ..recipe import MODEL
@@ -48,8 +48,7 @@ def check(config: Config) -> None:
     find_calibration_pictures(config.calibration_data)
     refuse_foreign_folder(_beside(Path(config.file_name), "_calibration"))
     if evaluation_data(config):
-        import_pycocotools()
-        detection_options(config)
+        require_evaluation(config)
         find_classes(config, "val", Device("CPU", 0))
 
 

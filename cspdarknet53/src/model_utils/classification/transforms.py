@@ -52,8 +52,10 @@ def classifier_input(
         given = f"image_height={image_height} image_width={image_width}"
         raise UsageError(f"{given}: equal values of {smallest} or more are accepted")
     require_range(above=0, high=1, crop_ratio=crop_ratio)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UsageError(f"mean={mean} std={std}: three numbers each are accepted, std above 0")
+    if len(mean) != 3 or len(std) != 3:
+        raise UsageError(f"mean={mean} std={std}: three numbers each are accepted")
+    require_range(low=0, high=1, mean=list(mean))
+    require_range(above=0, high=1, std=list(std))
     return {
         "height": image_height,
         "width": image_width,

@@ -39,7 +39,7 @@ from .annotate import annotate, readable_size
 from .postprocess import RESULT_ENDING
 from .transforms import eval_transforms
 
-SHOWN = ("Inference", "Device", "batch_size", "allow_partial_load")
+SHOWN = ("Data", "Inference", "Device", "batch_size", "allow_partial_load")  # sections and keys of the recipe in --help
 
 # ---- From a file to logits -------------------------------------------------------------------------------------------
 
@@ -191,9 +191,9 @@ def choose_batch_size(config: Config, fixed: int | None, pictures: int) -> int:
     return fixed
 
 
-def run(model: Model, argv: list[str] | None = None) -> None:
-    """The program infer.py of a classifier."""
-    config = model.read_config(argv, __doc__, SHOWN)
+def run(model: Model, argv: list[str] | None = None, shown: Sequence[str] = SHOWN) -> None:
+    """The program infer.py of a classifier; `shown` names what --help lists, see `config.get_config`."""
+    config = model.read_config(argv, __doc__, shown)
     check_options(config)
     if hasattr(sys.stdout, "reconfigure"):  # a name that the console cannot show is no reason to stop
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,0 +1,202 @@
+"""Training state: resumed equals uninterrupted bit for bit, whatever ended the process; nothing is ever lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from model_utils.checkpoint import load
+from model_utils.errors import DataError
+from model_utils.progress import Position
+from toy.programs import run_train
+from toy_runs import assert_same, changed, contents, last, place, small_run, start, states
+
+import pytest
+from mindspore.train import Callback
+
+pytestmark = pytest.mark.usefixtures("programs")
+FOUR = {"epochs": 4, "keep_checkpoint_max": 2, "ema_decay": 0.9}
+EVERYTHING = {
+    "epochs": 2, "batch_size": 4, "accumulate_steps": 2, "clip_grad_norm": 0.5, "ema_decay": 0.9, "loss_scale": 65536,
+    "is_dynamic_loss_scale": True, "head_lr_factor": 3, "freeze": "stem.*", "warmup_epochs": 1,
+}  # fmt: skip
+
+
+class StopAfter(Callback):
+    """Sends this process SIGTERM at the end of a step of the run."""
+
+    def __init__(self, position: Position, total: int):
+        self.position, self.total = position, total
+
+    def on_train_step_end(self, run_context) -> None:
+        if self.position.total == self.total:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def straight(programs, few_digits, tmp_path_factory) -> Path:
+    """Four epochs without interruption, with a moving average of the weights."""
+    out = tmp_path_factory.mktemp("straight")
+    assert run_train(small_run(few_digits, out, **FOUR)) == 0
+    return out
+
+
+def copy_states(source: Path, target: Path) -> Path:
+    (target / "checkpoints").mkdir()
+    for path in states(source):
+        shutil.copy(path, target / "checkpoints")
+    return target
+
+
+# ---- Resumed equals uninterrupted ------------------------------------------------------------------------------------
+
+
+def test_two_and_two_epochs_equal_four(few_digits, straight, tmp_path):
+    assert run_train(small_run(few_digits, tmp_path, **{**FOUR, "epochs": 2})) == 0
+    assert place(last(tmp_path)) == "2_5"
+    assert run_train(small_run(few_digits, tmp_path, resume="auto", **FOUR)) == 0
+    assert [place(path) for path in states(tmp_path)] == ["3_5", "4_5"] == [place(path) for path in states(straight)]
+    assert_same(last(tmp_path), last(straight))
+    moved = changed(*states(straight))
+    for part in ("conv.weight", "bn.moving_mean", "fc.bias", "train_state.ema.", "moments.", "global_step"):
+        assert any(part in name for name in moved), f"{part} did not move: the comparison would see nothing"
+
+
+def test_all_options_resume_bit_for_bit_from_the_middle_of_an_epoch(few_digits, tmp_path):
+    """Moving average, dynamic loss scale, accumulation, clipping, frozen parts, a factor for the head, warm-up."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run_train(small_run(few_digits, whole, **EVERYTHING)) == 0
+    for total, resume, expected in ((3, "", "1_3"), (7, "auto", "2_2")):
+        options = small_run(few_digits, cut, resume=resume, **EVERYTHING)
+        assert run_train(options, lambda position, total=total: [StopAfter(position, total)]) == 143
+        assert place(last(cut)) == expected
+    assert run_train(small_run(few_digits, cut, resume=last(cut), **EVERYTHING)) == 0
+    assert place(last(whole)) == place(last(cut)) == "2_5", "40 pictures make five steps of two slices of four"
+    assert_same(last(cut), last(whole))
+    names = contents(last(whole))
+    for part in ("train_state.ema.", "train_state.loss_scale", "train_state.loss_scale_counter", "moments.fc."):
+        assert any(name.startswith(part) or f".{part}" in name for name in names), part
+    moved = changed(states(whole)[0], last(whole))
+    assert not any(name.startswith("stem.") for name in moved) and "body.conv.weight" in moved
+
+
+def test_resume_from_an_earlier_file_leaves_its_branch(few_digits, straight, tmp_path):
+    """What a run did after the state that another one continues from is moved aside: auto must not take it up."""
+    first = states(copy_states(straight, tmp_path))[0]
+    assert run_train(small_run(few_digits, tmp_path, resume=first, lr=0.01, **FOUR)) == 0
+    assert [place(path) for path in states(tmp_path)] == ["3_5", "4_5"]
+    aside = list((tmp_path / "checkpoints").glob("earlier_*/*"))
+    assert [path.name for path in aside] == ["toy-4_5.ckpt"]
+    assert_same(aside[0], last(straight))
+    assert changed(last(tmp_path), last(straight))
+    assert "lr was 0.05, is 0.01" in (tmp_path / "run/train.log").read_text()
+
+
+def test_killed_and_interrupted(few_digits, tmp_path):
+    """SIGKILL at a random moment, Ctrl-C and SIGTERM within an epoch, as processes: nothing is lost, nothing changes."""
+    options = {"epochs": 3, "batch_size": 2, "eval_interval": 1, "ema_decay": 0.9}  # 20 steps an epoch
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    process = start("train", *small_run(few_digits, cut, **options), until="checkpoint: ")
+    time.sleep(random.Random(4).uniform(0.0, 0.2))
+    process.kill()
+    process.communicate()
+    assert place(last(cut)) != "3_20", "it was over before it was killed"
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        curves = cut / "run/curves.csv"
+        curves.unlink()
+        process = start("train", *small_run(few_digits, cut, resume="auto", **options), until="resumed from")
+        while not curves.is_file() or curves.read_text().count("loss") < 3:  # then it is within an epoch
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.01)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == status, output
+        assert load(last(cut))[1]["step"] not in (0, 20), "the state is not one within an epoch"
+        assert f"stopping on signal {number}" in output and "Traceback" not in output
+    for out in (cut, whole):
+        assert run_train(small_run(few_digits, out, resume="auto", **options)) == 0
+    assert place(last(cut)) == "3_20"
+    assert_same(last(cut), last(whole))
+    assert load(last(cut))[1]["best"] == load(last(whole))[1]["best"]
+
+
+# ---- What goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_damaged_newest_checkpoint(few_digits, straight, tmp_path):
+    """With auto the one before it is taken; a named damaged file is an error; a complete run is left alone."""
+    newest = last(copy_states(straight, tmp_path))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    options = small_run(few_digits, tmp_path, **FOUR)
+    with pytest.raises(DataError, match=f"{newest.name}.*truncated or damaged"):
+        run_train([*options, "--resume", str(newest)])
+    assert run_train([*options, "--resume", "auto"]) == 0
+    log = (tmp_path / "run/train.log").read_text()
+    assert f"{newest.name} " in log and "resumed from" in log and "epoch 3 step 5" in log
+    assert_same(last(tmp_path), last(straight))
+    before = last(tmp_path).stat().st_mtime_ns
+    assert run_train([*options, "--resume", "auto"]) == 0
+    assert last(tmp_path).stat().st_mtime_ns == before, "a complete run was trained again"
+    assert "training is complete: 4 of 4 epochs" in (tmp_path / "run/train.log").read_text()
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch_size": 4}, "5 steps an epoch, this run has 10: another data set, batch size or number of devices"),
+        ({"ema_decay": 0}, "ema.*is unexpected.*resume with the options"),
+        ({"is_dynamic_loss_scale": True}, "loss_scale.* is missing.*resume with the options"),
+        ({"num_classes": 12}, "fc.* has shape .*resume with the options"),
+        ({"resume": "nothing.ckpt"}, "nothing.ckpt is not a file"),
+    ],
+)
+def test_resume_that_cannot_be(few_digits, straight, tmp_path, changes, message, dry_run):
+    """Found by a dry run as well; the states stay where they are."""
+    copy_states(straight, tmp_path)
+    options = {**FOUR, "resume": "auto", "dry_run": dry_run, **changes}
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        run_train(small_run(few_digits, tmp_path, **options))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [path.name for path in states(straight)]
+
+
+def test_weights_only_are_no_state(few_digits, toy_state, tmp_path):
+    with pytest.raises(DataError, match="weights only, no training state"):
+        run_train(small_run(few_digits, tmp_path, resume=toy_state.with_name("toy_best.ckpt")))
+
+
+def test_new_run_moves_old_checkpoints_aside(few_digits, straight, tmp_path):
+    copy_states(straight, tmp_path)
+    assert run_train(small_run(few_digits, tmp_path, epochs=1, batch_size=40)) == 0
+    assert [place(path) for path in states(tmp_path)] == ["1_1"]
+    aside = sorted((tmp_path / "checkpoints").glob("earlier_*/*"))
+    assert [path.name for path in aside] == ["toy-3_5.ckpt", "toy-4_5.ckpt"]
+    assert_same(aside[1], last(straight))
+
+
+def test_non_finite_loss_stops(few_digits, tmp_path):
+    with pytest.raises(DataError, match=r"epoch 1 step \d+ .*learning rate 1e\+3\d, loss scale 1024"):
+        run_train(small_run(few_digits, tmp_path, lr=1e38, loss_scale=1024))
+    assert not states(tmp_path)
+
+
+def test_full_disk(few_digits, tmp_path):
+    """A checkpoint that does not fit ends the run with its path; the ones that existed can still be read."""
+    options = {"batch_size": 20, "width": 64, "resume": "auto"}
+    assert run_train(small_run(few_digits, tmp_path, epochs=1, **options)) == 0
+    before = last(tmp_path)
+    assert before.stat().st_size > 100_000 > (tmp_path / "run/train.log").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"checkpoint \S*toy-2_2\.ckpt cannot be written"):
+            run_train(small_run(few_digits, tmp_path, epochs=2, **options))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in before.parent.iterdir()] == [before.name], "a temporary file was left behind"
+    assert load(before)[1]["epoch"] == 1

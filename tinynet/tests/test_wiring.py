@@ -1,0 +1,232 @@
+"""All programs of this folder are joined rightly: one training with everything on, resumed, evaluated, exported, used.
+
+What the programs share is tested in tests/ of the repository with a toy model; here is proved that they do it with this
+network, this data, these files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import types
+
+import convert_checkpoint  # noqa: F401  (like the other programs it reads no command line while it is imported)
+import create_label_list
+import eval as evaluation
+import export
+import infer
+import mindspore_hub_conf
+import postprocess
+import train
+from conftest import EPOCHS, EVERYTHING, STEPS, contents, same, small_run, states
+from src.model_utils import checkpoint, inference
+from src.model_utils.classification.infer import read_picture
+from src.model_utils.classification.transforms import eval_transforms
+from src.model_utils.device_adapter import Device
+from src.recipe import MODEL
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+METRICS = r"\{'Validation-Loss': (\S+), 'Top1-Acc': (\S+), 'Top5-Acc': (\S+)\}"
+TOLERANCE = 2e-4  # of the largest logit; float32
+
+
+def log_of(out) -> str:
+    return (out / "run/train.log").read_text()
+
+
+def metrics(text: str, title: str = "") -> list[list[float]]:
+    """Loss, top-1 and top-5 of all documented lines with this title, in the order of the epochs."""
+    return [[float(number) for number in row] for row in re.findall(rf"(?m)^{title}{METRICS}$", text)]
+
+
+def load(path, use_ema: bool = False):
+    return inference.load_network(MODEL, path, MODEL.read_config([], ""), use_ema=use_ema)[0]
+
+
+# ---- Resumption ------------------------------------------------------------------------------------------------------
+
+
+def test_resumed_run_equals_the_uninterrupted_one(few_digits, trained, tmp_path):
+    """From the end of the first epoch on: every file bit for bit, the history of the evaluations too."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(trained / "checkpoints", folder)
+    options = small_run(few_digits, tmp_path, **EVERYTHING, resume=folder / "tinynet_e-1_5.ckpt")
+    assert train.main(options) == 0
+    (aside,) = folder.glob("earlier_*")
+    assert {path.name for path in aside.iterdir()} == {"tinynet_e-2_5.ckpt", "ema-1.ckpt"}
+    for name in ("tinynet_e-1_5", "tinynet_e-2_5", "last", "ema-0", "ema-1", "ema_last", "ema_best"):
+        found, expected = folder / f"{name}.ckpt", trained / "checkpoints" / f"{name}.ckpt"
+        assert same(contents(found), contents(expected)), name
+    straight, resumed = log_of(trained), log_of(tmp_path)
+    for pattern in (r"Model Accuracy: .*", r"Best .*Model Accuracy: .*", r"epoch \d+: 0\.\d+", r"epoch: 1/2, .*"):
+        assert re.findall(pattern, resumed) == re.findall(pattern, straight)[-len(re.findall(pattern, resumed)) :]
+    assert len(checkpoint.load(folder / "last.ckpt")[1]["accuracies"]) == EPOCHS
+
+
+def test_all_parts_of_the_state_move(trained):
+    """Otherwise the comparison above would not see them."""
+    before, after = (contents(path) for path in states(trained))
+    moved = {name for name in after if not np.array_equal(before[name], after[name])}
+    weights = load(states(trained)[0]).parameters_dict()
+    optimizer = {f"train_state.optimizer.{kind}.{name}" for kind in ("mean_square", "moment")
+                 for name in weights if ".moving_" not in name}  # fmt: skip
+    averages = {f"train_state.ema.{name}" for name in weights}
+    assert moved == {*weights, *optimizer, *averages, "train_state.optimizer.global_step"} == after.keys()
+    assert after["train_state.optimizer.global_step"] == EPOCHS * STEPS
+
+
+# ---- Evaluation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_hand(few_digits, trained):
+    """use_ema -> logits (40, 10) float64 of the newest state, one picture after the other; and the labels."""
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    files, about = sorted((few_digits / "val").rglob("*.jpg")), checkpoint.load(states(trained)[-1])[1]
+    images = []
+    for file in files:
+        image = read_picture(file)
+        for operator in eval_transforms(about["input"]):
+            image = operator(image)
+        images.append(image)
+    networks = {use_ema: load(states(trained)[-1], use_ema) for use_ema in (False, True)}
+    logits = {
+        use_ema: np.concatenate([network(ms.Tensor(image[None])).asnumpy() for image in images]).astype(np.float64)
+        for use_ema, network in networks.items()
+    }
+    ms.set_context(mode=mode)
+    return types.SimpleNamespace(logits=logits, labels=np.array([int(file.parent.name) for file in files]))
+
+
+def measures(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> list[float]:
+    """Mean smoothed cross entropy, top-1 and top-5."""
+    scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = np.full(logits.shape, smoothing / 9)
+    targets[np.arange(len(labels)), labels] = 1 - smoothing
+    own = logits[np.arange(len(labels)), labels][:, None]
+    places = (logits > own).sum(1)
+    return [-(targets * scores).sum(1).mean(), (places == 0).mean(), (places < 5).mean()]
+
+
+def evaluated(few_digits, out, path, *options) -> str:
+    """What eval.py logs of a checkpoint, called as train.py --train False; its batches of 16 do not divide 40."""
+    arguments = ["--train", "False", "--ckpt", str(path), "--data_path", str(few_digits), "--smoothing", "0.2",
+                 "--device_target", "CPU", "--run_dir", str(out), "-b", "16", *options]  # fmt: skip
+    assert train.main(arguments) is None
+    return (out / "eval.log").read_text()
+
+
+def test_evaluation_of_a_state_equals_a_hand_count(few_digits, trained, by_hand, tmp_path):
+    """Of the raw and of the averaged weights, which differ; the training has said the same of both."""
+    text = evaluated(few_digits, tmp_path, trained / "checkpoints/last.ckpt")
+    for title, use_ema in (("Model Accuracy: ", False), ("EMA-Model Accuracy: ", True)):
+        expected = measures(by_hand.logits[use_ema], by_hand.labels, 0.2)
+        assert metrics(text, title) == [pytest.approx(expected, rel=1e-5)]
+        assert metrics(log_of(trained), title)[-1] == pytest.approx(expected, rel=1e-5)
+    assert np.abs(by_hand.logits[True] - by_hand.logits[False]).max() > 0.01
+
+
+def test_evaluation_of_averaged_weights(few_digits, trained, by_hand, tmp_path):
+    """One documented line without a title; the loss without smoothing where the recipe says so."""
+    path = trained / "checkpoints/ema_last.ckpt"
+    text = evaluated(few_digits, tmp_path, path, "--use_label_smooth", "False")
+    assert metrics(text) == [pytest.approx(measures(by_hand.logits[True], by_hand.labels, 0.0), rel=1e-5)]
+    assert "Accuracy" not in text
+
+
+def test_dry_run_of_an_evaluation_measures_nothing(few_digits, trained, tmp_path):
+    text = evaluated(few_digits, tmp_path, trained / "checkpoints/last.ckpt", "--dry_run", "--use_ema")
+    assert "dry run" in text and "Acc" not in text
+
+
+# ---- Export and inference --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """The raw weights as ONNX with its batch norms, the averaged ones as MINDIR without; batches of 3 and of 2."""
+    folder = tmp_path_factory.mktemp("exported")
+    options = ["--device_target", "CPU", "--ckpt", str(trained / "checkpoints/last.ckpt"), "--file_name"]
+    export.main([*options, str(folder / "raw"), "--file_format", "ONNX", "--export_batch_size", "3"])
+    export.main([*options, str(folder / "averaged"), "--export_batch_size", "2", "--fold_bn", "--use_ema"])
+    return folder
+
+
+@pytest.mark.parametrize("name, use_ema, batch_size", [("raw.onnx", False, 3), ("averaged.mindir", True, 2)])
+def test_exported_model_equals_the_network(exported, trained, eager, name, use_ema, batch_size):
+    """On another input than the one that it was exported with."""
+    model, about, fixed = inference.load_model(MODEL, exported / name, MODEL.read_config([], ""))
+    assert fixed == batch_size and about["class_names"] == [str(digit) for digit in range(10)]
+    images = np.random.RandomState(11).standard_normal((batch_size, 3, 32, 32)).astype(np.float32)
+    (found,) = model(images)
+    expected = load(states(trained)[-1], use_ema)(ms.Tensor(images)).asnumpy()
+    assert found.shape == expected.shape == (batch_size, 10) and found.dtype == np.float32
+    assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
+    other = load(states(trained)[-1], not use_ema)(ms.Tensor(images)).asnumpy()
+    assert np.abs(found - other).max() > 10 * TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name, use_ema", [("last.ckpt", False), ("raw.onnx", False), ("averaged.mindir", True)])
+def test_inference_and_its_accuracy(exported, trained, few_digits, by_hand, tmp_path, capsys, name, use_ema):
+    """The result files hold the logits; postprocess.py counts as by hand."""
+    path = (trained / "checkpoints" if name == "last.ckpt" else exported) / name
+    folder, results = few_digits / "val", tmp_path / "out/result_Files"
+    infer.main(["--model_file", str(path), "--input", str(folder), "--output_dir", str(tmp_path / "out"),
+                "--device_target", "CPU"])  # fmt: skip
+    logits = by_hand.logits[use_ema]
+    predictions = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert [row["top"][0]["class_index"] for row in predictions] == logits.argmax(1).tolist()
+    written = [np.fromfile(results / f"{file.stem}.bin", "<f4") for file in sorted(folder.rglob("*.jpg"))]
+    np.testing.assert_allclose(written, logits, atol=TOLERANCE * np.abs(logits).max())
+    label_file = str(tmp_path / "label.txt")
+    create_label_list.main(["--input", str(folder), "--label_file", label_file, "--model_file", str(path)])
+    capsys.readouterr()
+    postprocess.main(["--result_path", str(results), "--label_file", label_file])
+    _, top_1, top_5 = measures(logits, by_hand.labels, 0.0)
+    assert f"total=40, top1_correct={round(40 * top_1)}, top5_correct={round(40 * top_5)}" in capsys.readouterr().out
+
+
+def test_hub_builds_the_five_networks():
+    network = mindspore_hub_conf.create_network("tinynet_e", num_classes=3)
+    assert network.classifier.weight.shape == (3, 1280)
+    assert len(mindspore_hub_conf.create_network("tinynet", 3).blocks[3]) == 3, "not tinynet_c"
+    with pytest.raises(NotImplementedError, match="resnet"):
+        mindspore_hub_conf.create_network("resnet")
+
+
+# ---- Start of a training ---------------------------------------------------------------------------------------------
+
+
+def dry_run(few_digits, out, **changes) -> str:
+    """The log of a training that does all but train."""
+    assert train.main(small_run(few_digits, out, dry_run=True, **changes)) == 0
+    assert not (out / "checkpoints").exists()
+    return log_of(out)
+
+
+def test_start_from_weights(few_digits, trained, tmp_path):
+    """--ckpt gives them; another number of classes leaves everything but the classifier; parts may be frozen."""
+    source = trained / "checkpoints/ema_best.ckpt"
+    assert f"weights of {source}: 107 loaded, 0 missing, 0 unexpected, 0 wrong_shape" in dry_run(
+        few_digits, tmp_path, ckpt=source
+    )
+    changes = {"num_classes": 12, "reset_head": True, "freeze": "conv_stem.*,bn1.*,blocks.0.*"}
+    text = dry_run(few_digits, tmp_path, ckpt=source, **changes)
+    assert f"weights of {source}: 105 loaded, 0 missing, 0 unexpected, 2 wrong_shape" in text
+    assert re.search(r"frozen: \d+ of \d+ trainable parameters; 3 of \d+ batch norms keep", text)
+
+
+def test_each_rank_and_seed_has_masks_of_its_own(few_digits, tmp_path, monkeypatch):
+    """The network is given the rates of the recipe, and a seed that no other rank and no other run has."""
+    seen = []
+    monkeypatch.setattr("src.tinynet.TinyNet.regularize", lambda self, *rates, seed: seen.append((*rates, seed)))
+    for seed, rank in ((1, 0), (1, 1), (2, 0), (2, 65535)):
+        device = Device("CPU", 0, rank, 1)
+        monkeypatch.setattr("src.model_utils.device_adapter.init", lambda config, distributed, device=device: device)
+        dry_run(few_digits, tmp_path, seed=seed, drop=0.1, drop_connect=0.3)
+    assert [rates for *rates, _ in seen] == [[0.1, 0.3]] * 4 and len({seed for *_, seed in seen}) == 4
