@@ -24,9 +24,14 @@ def match_labels(names: list[str], about: dict[str, Any], config: Config) -> lis
     Raises:
         DataError: the data set does not belong to the checkpoint.
     """
-    stored = about["class_names"]
+    stored, outputs = about["class_names"], about["network"]["num_classes"]
     if not config.val_list_file:
         return match_classes(names, about, config)
+    if len(names) > outputs:
+        raise DataError(
+            f"list_file={config.val_list_file} has labels up to {len(names) - 1}, the checkpoint has {outputs} classes; "
+            "evaluate on the data that it was trained for"
+        )
     is_named = names != [str(label) for label in range(len(names))]
     if stored is not None and is_named and names != stored[: len(names)]:
         label = next(label for label, name in enumerate(names) if name != stored[label])

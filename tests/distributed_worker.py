@@ -1,7 +1,4 @@
-"""One rank of the jobs in test_distributed.py: writes what it has seen and computed to ranks/<rank>.npz in --run_dir.
-
-The shared runtime is taken from the copy in an image classifier's folder, the root of the package src.
-"""
+"""One rank of the jobs in test_distributed.py: writes what it has seen and computed to ranks/<rank>.npz in --run_dir."""
 
 from __future__ import annotations
 
@@ -11,19 +8,21 @@ import sys
 import time
 from pathlib import Path
 
-from src.model_utils import device_adapter
-from src.model_utils.callbacks import Interrupt, Position
-from src.model_utils.config import Config
-from src.model_utils.device_adapter import Device
-from src.model_utils.train_step import TrainStep
+from model_utils import device_adapter
+from model_utils.callbacks import Interrupt
+from model_utils.classification.evaluation import evaluate
+from model_utils.classification.loss import smoothed_cross_entropy
+from model_utils.classification.pipeline import build_pipeline
+from model_utils.config import Config
+from model_utils.device_adapter import Device
+from model_utils.progress import Position
+from model_utils.train_step import TrainStep
 
 import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from mindspore import Tensor, nn, ops
 from sklearn.datasets import load_digits
-from src.evaluation import evaluate
-from src.pipeline import build_pipeline
 
 IMAGES, ODD_IMAGES, GLOBAL_BATCH, STEPS = 320, 317, 32, 20  # two epochs of ten steps
 COUNTS = {1: (3,), 2: (3, 20000), 4: (3, 0, 9000, 1)}  # rows that each rank gives, by the number of ranks
@@ -31,7 +30,7 @@ WIDTH = 9  # values of a row
 
 
 class Network(nn.Cell):
-    """3x3 convolution and a dense layer, without batch norm."""
+    """3x3 convolution and a dense layer; without batch norm, whose statistics are those of a rank's own images."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +52,9 @@ def to_image(image: np.ndarray) -> np.ndarray:
     return (image[None] / 16).astype(np.float32)
 
 
-def batches(device: Device, images: int, *, is_train: bool, epoch: int = 1, numbered: bool = False) -> ds.Dataset:
+def batches(device: Device, images: int, split: str, *, epoch: int = 1, numbered: bool = False) -> ds.Dataset:
     """This rank's batches of the first `images` digits; with `numbered` their indices stand in place of the labels."""
-    batch_size = GLOBAL_BATCH // (device.size if is_train else 2)
+    batch_size = GLOBAL_BATCH // (device.size if split == "train" else 2)
     config = Config({"seed": 5, "batch_size": batch_size, "accumulate_steps": 1, "num_classes": 10,
                      "num_parallel_workers": 1})  # fmt: skip
     digits = load_digits()
@@ -65,12 +64,12 @@ def batches(device: Device, images: int, *, is_train: bool, epoch: int = 1, numb
         columns = (digits.images[:images].astype(np.float32), labels.astype(np.int32))
         return ds.NumpySlicesDataset(columns, ["image", "label"], sampler=sampler, num_parallel_workers=workers)
 
-    return build_pipeline(source, images, [to_image], config, device, is_train=is_train, epoch=epoch)
+    return build_pipeline(source, images, [to_image], config, device, split=split, epoch=epoch)
 
 
-def indices(device: Device, images: int, is_train: bool, epoch: int = 1) -> list[np.ndarray]:
+def indices(device: Device, images: int, split: str, epoch: int = 1) -> list[np.ndarray]:
     """The digits of each of this rank's batches."""
-    dataset = batches(device, images, is_train=is_train, epoch=epoch, numbered=True)
+    dataset = batches(device, images, split, epoch=epoch, numbered=True)
     return [labels for _, labels in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)]
 
 
@@ -81,11 +80,11 @@ def train(device: Device, found: dict[str, np.ndarray]) -> None:
     optimizer = nn.Momentum(
         network.trainable_params(), Tensor(np.linspace(0.2, 0.01, STEPS, dtype=np.float32)), 0.9, 1e-3
     )
-    step = TrainStep(network, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer, loss_scale=128.0, ema_decay=0.9,
+    step = TrainStep(network, smoothed_cross_entropy(10, 0.1), optimizer, loss_scale=128.0, ema_decay=0.9,
                      size=device.size, clip_grad_norm=1.0)  # fmt: skip
     losses = []
     for epoch in (1, 2):
-        for images, labels in batches(device, IMAGES, is_train=True, epoch=epoch).create_tuple_iterator(num_epochs=1):
+        for images, labels in batches(device, IMAGES, "train", epoch=epoch).create_tuple_iterator(num_epochs=1):
             losses.append(float(step(images, labels)[0].asnumpy()))
             for name, parameter in step.training_state().items():
                 found[f"weights/{len(losses)}/{name}"] = parameter.asnumpy().copy()
@@ -105,7 +104,7 @@ def main() -> None:
     parser.add_argument("--run_dir", type=Path)
     parser.add_argument("--go_on", action="store_true")
     arguments = parser.parse_args()
-    device = device_adapter.init(Config({"device_target": "CPU", "device_id": 0}))
+    device = device_adapter.init(Config({"device_target": "CPU", "device_id": 0, "jit_level": "auto"}))
     found = {"rank": np.array([device.rank, device.size])}
     found["sum"] = np.array(device.sum([device.rank + 1.0, 2.0**23 / device.size, -device.rank, 0.0]))
     found["given"] = rows_of(device.rank, device.size)
@@ -113,11 +112,11 @@ def main() -> None:
     found["gathered_nothing"] = device.gather(np.zeros((0, WIDTH)))
     for epoch in (1, 2):
         for images in (IMAGES, ODD_IMAGES):
-            found[f"train/{images}/{epoch}"] = np.array(indices(device, images, True, epoch))
-    found["eval"] = np.concatenate(indices(device, ODD_IMAGES, False))
+            found[f"train/{images}/{epoch}"] = np.array(indices(device, images, "train", epoch))
+    found["eval"] = np.concatenate(indices(device, ODD_IMAGES, "val"))
     ms.set_seed(3)
     network = Network().set_train(False)
-    dataset = batches(device, ODD_IMAGES, is_train=False)
+    dataset = batches(device, ODD_IMAGES, "val")
     found["totals"] = np.array(evaluate(network, dataset, GLOBAL_BATCH // 2, ODD_IMAGES, device, 0.1))
     train(device, found)
     folder = arguments.run_dir / "ranks"

@@ -15,6 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from model_utils.classification.infer import read_picture, to_input
+from model_utils.classification.transforms import eval_transforms
+from model_utils.picture_files import find_pictures, result_names
+
 import cv2
 import numpy as np
 import pytest
@@ -148,22 +152,6 @@ SPECS = {
     "nearest": {"resize": "shorter_side", "crop_ratio": 0.97, "interpolation": "nearest"},
     "both_sides": {"resize": "both_sides", "crop_ratio": 1.0, "interpolation": "bilinear"},
 }
-# Runs in a model folder: reads pictures as infer.py does, takes each to the network's input, and names the results.
-REFERENCE = """
-import json, sys
-from pathlib import Path
-from infer import find_pictures, read_picture, to_input
-from src.dataset import eval_transforms
-from src.picture_files import result_names
-import numpy as np
-
-folder, output, tree, specs = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-for name, spec in specs.items():
-    tensors = {path.stem: to_input(read_picture(path), eval_transforms(spec)) for path in sorted(folder.iterdir())}
-    np.savez(output / f"{name}.npz", **tensors)
-_, files = find_pictures(tree)
-(output / "names.json").write_text(json.dumps(dict(zip(map(str, files), result_names(files)))))
-"""
 TREE = (
     "a.b.jpg a.c.jpg cat/1.jpg dog/1.jpg dog/1.PNG Upper.JPEG upper.Bmp cat__1.tiff deep/er/x.tif deep/x.jpeg "
     "cat/own.jpg .hidden/y.jpg .z.jpg old/annotated/q.jpg old/result_Files/w.jpg old/r.jpg notes.txt"
@@ -176,17 +164,18 @@ def input_spec(name: str, size: int = 224) -> dict:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Path:
-    """Folders pictures and tree, and what the Python programs make of them."""
+    """Folders pictures and tree, and what infer.py makes of them."""
     root = tmp_path_factory.mktemp("reference")
     for name, pixels in photographs().items():
         save(root / "pictures" / f"{name}.bmp", pixels)
     for place, name in enumerate(TREE):
         save(root / "tree" / name, place)
-    specs = json.dumps({name: input_spec(name) for name in SPECS})
-    arguments = [root / "pictures", root, root / "tree", specs]
-    environment = {**os.environ, "GLOG_v": "3"}
-    command = [sys.executable, "-c", REFERENCE, *arguments]
-    subprocess.run(command, cwd=ROOT / "tinydarknet", env=environment, check=True, timeout=300)
+    for name in SPECS:
+        operators = eval_transforms(input_spec(name))
+        paths = sorted((root / "pictures").iterdir())
+        np.savez(root / f"{name}.npz", **{path.stem: to_input(read_picture(path), operators) for path in paths})
+    _, files = find_pictures(str(root / "tree"))
+    (root / "names.json").write_text(json.dumps(dict(zip(map(str, files), result_names(files)))))
     return root
 
 

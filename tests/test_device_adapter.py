@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 from model_utils import device_adapter
 from model_utils.config import Config
@@ -13,6 +16,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+UTILS = str(Path(__file__).resolve().parents[1] / "utils")
 LAUNCHERS = ("MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "RANK_SIZE", "RANK_ID", "DEVICE_ID")
 
 
@@ -130,3 +134,58 @@ def test_mixed_precision_level():
     for level in ("O1", "O2", "O3"):
         with pytest.raises(UsageError, match=f"amp_level={level}"):
             Device("CPU", 0).amp_level(level)
+
+
+def test_a_program_may_work_alone(monkeypatch):
+    """Whatever a launcher has announced: an export, for example."""
+    monkeypatch.setattr(device_adapter, "_join", lambda *_: pytest.fail("communication was started"))
+    monkeypatch.setenv("RANK_SIZE", "8")
+    assert device_adapter.init(settings(), distributed=False) == Device("CPU", 0, 0, 1)
+
+
+# ---- how graphs are compiled
+
+
+@pytest.fixture
+def contexts(monkeypatch):
+    """What was handed to ms.set_context, which cannot take back a level; no device is set."""
+    given = []
+    monkeypatch.setattr(ms, "set_context", lambda **options: given.append(options))
+    monkeypatch.setattr(ms, "set_device", lambda *_: None)
+    yield given
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("target", ["CPU", "GPU", "Ascend"])
+def test_level_of_compilation(contexts, target):
+    """`auto` sets nothing but graph mode."""
+    device_adapter.init(settings(target))
+    assert contexts == [{"mode": ms.GRAPH_MODE}]
+    for level in ("O0", "O1") if target != "Ascend" else ("O0", "O1", "O2"):
+        contexts.clear()
+        device_adapter.init(settings(target, jit_level=level))
+        assert contexts == [{"mode": ms.GRAPH_MODE}, {"jit_config": {"jit_level": level}}]
+
+
+@pytest.mark.parametrize("target", ["CPU", "GPU"])
+def test_level_that_only_ascend_has(contexts, target):
+    with pytest.raises(UsageError) as caught:
+        device_adapter.init(settings(target, jit_level="O2"))
+    assert str(caught.value) == f"jit_level=O2: on {target}, auto, O0, O1 are accepted"
+    assert caught.value.exit_status == 2
+    assert contexts == [{"mode": ms.GRAPH_MODE}]
+
+
+def test_level_is_taken_by_the_framework():
+    """In a process of its own, because a level stays."""
+    code = (
+        "from model_utils import device_adapter\nfrom model_utils.config import Config\nimport mindspore as ms\n"
+        "config = Config({'device_target': 'CPU', 'device_id': 0, 'jit_level': 'O0'})\n"
+        "assert ms.get_context('jit_config') == {}\n"
+        "device_adapter.init(config)\n"
+        "assert ms.get_context('jit_level') == 'O0' and ms.get_context('mode') == ms.GRAPH_MODE\n"
+        "assert ms.nn.ReLU()(ms.Tensor([-1.0, 2.0])).asnumpy().tolist() == [0, 2]\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": UTILS}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

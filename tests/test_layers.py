@@ -1,4 +1,34 @@
-# ---- operators
+"""Layers: each is one mathematical function, in value and gradient, however it is spelled on a device."""
+
+from __future__ import annotations
+
+from model_utils.layers import (
+    ConvBlock,
+    create_activation,
+    depthwise_conv,
+    leaky_relu,
+    max_pool_2x2,
+    portable_operators,
+    scale_channels,
+    spatial_mean,
+)
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+
+GRAPH, EAGER = ms.GRAPH_MODE, ms.PYNATIVE_MODE  # programs run in graph mode; eager mode needs no compilation
+
+
+@pytest.fixture(autouse=True)
+def eager_mode():
+    """Unless a test says otherwise."""
+    mode = ms.get_context("mode")
+    ms.set_context(mode=EAGER)
+    yield
+    ms.set_context(mode=mode)
 
 
 class Weighted(nn.Cell):
@@ -35,7 +65,7 @@ def test_leaky_relu_of_special_values():
     np.testing.assert_allclose(gradient(leaky_relu(0.1), x[:4], ones), [0.1, 0.1, 0.1, 1.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize("mode", [GRAPH, EAGER])
 def test_mish(mode):
     """Value and gradient over the whole range, those of the closed form on CPU and of the portable spelling."""
     ms.set_context(mode=mode)
@@ -47,9 +77,9 @@ def test_mish(mode):
     t = np.tanh(log1p_exp)
     slope = t + exact * np.exp(log_sigmoid) / np.cosh(np.minimum(log1p_exp, 300)) ** 2
     weights = random.normal(size=x.shape).astype(np.float32)
-    fast = activation("mish")
+    fast = create_activation("mish")
     with portable_operators():
-        plain = activation("mish")
+        plain = create_activation("mish")
     assert type(fast) not in (type(plain), nn.Mish)
     for cell in (fast, plain):
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), exact * t, rtol=1e-5, atol=1e-15)
@@ -70,7 +100,7 @@ class Sum(nn.Cell):
 def test_gradient_of_mish_reaches_the_weights():
     """The closed form is what a training step takes: the gradient of a convolution before it equals the difference."""
     conv = nn.Conv2d(3, 4, 3, pad_mode="pad", padding=1)
-    network = nn.SequentialCell(conv, activation("mish")).set_train()
+    network = nn.SequentialCell(conv, create_activation("mish")).set_train()
     x = Tensor(np.random.default_rng(6).normal(size=(2, 3, 5, 5)).astype(np.float32))
     gradients = ms.value_and_grad(Sum(network), None, ms.ParameterTuple([conv.weight]))(x)[1]
     gradient, step = (gradients[0] if isinstance(gradients, (tuple, list)) else gradients).asnumpy(), 1e-2
@@ -118,8 +148,7 @@ class WeightedScale(nn.Cell):
         return (self.scale(x, factors) * weights).sum()
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (40, 33)])
+@pytest.mark.parametrize("size, mode", [((1, 1), EAGER), ((7, 5), EAGER), ((40, 33), EAGER), ((7, 5), GRAPH)])
 def test_spatial_mean_and_scale(size, mode):
     """Values and gradients of the mean over an image, and of the product with a factor for each channel."""
     ms.set_context(mode=mode)
@@ -147,15 +176,22 @@ class SquareSum(nn.Cell):
         return (self.cell(x) ** 2).sum()
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
 @pytest.mark.parametrize(
-    "kernel_size, stride, size",
-    [(3, 1, (7, 5)), (5, 2, (7, 7)), (5, 1, (1, 4)), (3, 2, (6, 9)), (5, 1, (14, 13))]
-    + [(3, 1, (71, 60)), (5, 2, (128, 131)), (3, 2, (140, 128))],
+    "kernel_size, stride, size, mode",
+    [
+        (3, 1, (7, 5), EAGER),
+        (5, 2, (7, 7), EAGER),
+        (5, 1, (1, 4), EAGER),
+        (3, 2, (6, 9), EAGER),
+        (5, 1, (14, 13), EAGER),
+    ]
+    + [(3, 1, (71, 60), EAGER), (5, 2, (128, 131), EAGER), (3, 2, (140, 128), EAGER)]
+    + [(5, 2, (7, 8), GRAPH), (3, 2, (128, 131), GRAPH)],
 )
-def test_depthwise_convolution(kernel_size, stride, size, mode):
-    """Small planes and such whose weight gradient is a convolution of its own: values and gradients of nn.Conv2d."""
+def test_depthwise_convolution(kernel_size, stride, size, mode, monkeypatch):
+    """Small planes, and such whose weight gradient is a convolution of its own: values and gradients of nn.Conv2d."""
     ms.set_context(mode=mode)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # decides what is large
     random, channels = np.random.default_rng(9), 3
     x = random.normal(size=(2, channels, *size)).astype(np.float32)
     fast = depthwise_conv(channels, kernel_size, stride).set_train()
@@ -178,9 +214,32 @@ def test_depthwise_convolution(kernel_size, stride, size, mode):
 
 
 def test_swish():
-    x = np.random.default_rng(10).normal(size=(2, 3, 5, 5)).astype(np.float32)
-    for cell in (activation("swish"), portable(lambda: activation("swish"))):
-        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x / (1 + np.exp(-x.astype(np.float64))), atol=1e-6)
+    random = np.random.default_rng(10)
+    x, weights = (random.normal(size=(2, 3, 5, 5)).astype(np.float32) for _ in range(2))
+    s = 1 / (1 + np.exp(-x.astype(np.float64)))
+    for cell in (create_activation("swish"), portable(lambda: create_activation("swish"))):
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x * s, atol=1e-6)
+        np.testing.assert_allclose(gradient(cell, x, weights), weights * (s + x * s * (1 - s)), atol=1e-5)
+
+
+def test_activations_by_name():
+    x = Tensor(np.array([-2.0, 3.0], np.float32))
+    assert create_activation("relu")(x).asnumpy().tolist() == [0, 3]
+    np.testing.assert_allclose(create_activation("leaky_relu")(x).asnumpy(), [-0.2, 3], rtol=1e-6)
+    np.testing.assert_allclose(create_activation("leaky_relu", 0.25)(x).asnumpy(), [-0.5, 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["", "ReLU", "gelu"])
+def test_activations_that_are_none(name):
+    with pytest.raises(ValueError, match=f"activation={name}: leaky_relu, relu, mish and swish are accepted"):
+        create_activation(name)
+
+
+@pytest.mark.parametrize("slope", [-0.1, 1.0, float("nan")])
+def test_slopes_that_cannot_be(slope):
+    with pytest.raises(ValueError, match=f"negative_slope={slope}: 0 or more and below 1 is accepted"):
+        create_activation("leaky_relu", slope)
+    create_activation("mish", slope)  # has none
 
 
 def portable(build):
@@ -209,3 +268,66 @@ def test_other_devices_have_the_plain_operators(monkeypatch):
     assert type(leaky_relu(0.1)) is nn.LeakyReLU and type(max_pool_2x2()) is nn.MaxPool2d
 
 
+# ---- darknet's block
+
+
+def convolved(x: np.ndarray, weight: np.ndarray, stride: int) -> np.ndarray:
+    """Cross-correlation of (N, C, H, W) with (out, C, k, k), k // 2 zeros on all sides, in float64."""
+    k = weight.shape[2]
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), (2, 3))[:, :, ::stride, ::stride]
+    return np.einsum("nchwij,ocij->nohw", windows, weight.astype(np.float64))
+
+
+def set_randomly(block: nn.Cell, random: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights and statistics that are nobody's defaults, by their names, as (out, 1, 1) in float64 but for the kernel."""
+    for parameter in block.get_parameters():
+        parameter.set_data(Tensor(random.uniform(0.5, 1.5, parameter.shape).astype(np.float32)))
+    values = {p.name: p.asnumpy().astype(np.float64) for p in block.get_parameters()}
+    return {name: value if value.ndim == 4 else value[:, None, None] for name, value in values.items()}
+
+
+@pytest.mark.parametrize("kernel_size, stride, size", [(3, 1, (5, 6)), (3, 2, (7, 4)), (1, 1, (4, 4)), (5, 2, (6, 5))])
+def test_conv_block(kernel_size, stride, size):
+    """Evaluation and training in float64; training moves the stored statistics by a tenth."""
+    random, eps, slope = np.random.default_rng(12), 1e-3, 0.2
+    block = ConvBlock(3, 4, kernel_size, stride, "leaky_relu", slope, eps)
+    values = set_randomly(block, random)
+    assert list(values) == ["conv.weight", "bn.moving_mean", "bn.moving_variance", "bn.gamma", "bn.beta"]
+    x = random.normal(size=(2, 3, *size)).astype(np.float32)
+    y = convolved(x, values["conv.weight"], stride)
+    assert y.shape[2:] == tuple(-(-side // stride) for side in size)
+
+    def output(mean, variance):
+        normed = (y - mean) / np.sqrt(variance + eps) * values["bn.gamma"] + values["bn.beta"]
+        return np.where(normed > 0, normed, slope * normed)
+
+    found = block.set_train(False)(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(found, output(values["bn.moving_mean"], values["bn.moving_variance"]), atol=2e-5)
+    mean, variance = (getattr(y, name)((0, 2, 3))[:, None, None] for name in ("mean", "var"))
+    np.testing.assert_allclose(block.set_train()(Tensor(x)).asnumpy(), output(mean, variance), atol=2e-5)
+    moved = 0.9 * values["bn.moving_mean"] + 0.1 * mean
+    np.testing.assert_allclose(block.bn.moving_mean.asnumpy(), moved[:, 0, 0], rtol=1e-5, atol=1e-5)
+    count = y.size / 4
+    moved = 0.9 * values["bn.moving_variance"] + 0.1 * variance * count / (count - 1)
+    np.testing.assert_allclose(block.bn.moving_variance.asnumpy(), moved[:, 0, 0], rtol=1e-4)
+
+
+def test_conv_block_at_the_start():
+    """He's initialization for the values that go in: a variance of 2 / (C k k); the batch norm changes nothing."""
+    ms.set_seed(1)
+    block = ConvBlock(32, 64, 3)
+    weight = block.conv.weight.asnumpy()
+    assert weight.std() == pytest.approx(np.sqrt(2 / (32 * 9)), rel=0.03) and abs(weight.mean()) < 1e-3
+    assert (block.bn.gamma.asnumpy() == 1).all() and (block.bn.beta.asnumpy() == 0).all() and block.bn.eps == 1e-5
+    assert not block.conv.has_bias
+
+
+def test_conv_block_has_the_activation_that_it_is_told():
+    mish, leaky = ConvBlock(1, 1, 1, activation="mish"), ConvBlock(1, 1, 1, negative_slope=0.3)
+    for block, wanted in ((mish, -0.30340146), (leaky, -0.3)):
+        block.set_train(False).conv.weight.set_data(Tensor(np.full((1, 1, 1, 1), -1, np.float32)))
+        found = float(block(Tensor(np.ones((1, 1, 1, 1), np.float32))).asnumpy().item())
+        assert found == pytest.approx(wanted, rel=1e-4)
+    with pytest.raises(ValueError, match="activation=gelu"):
+        ConvBlock(1, 1, 1, activation="gelu")

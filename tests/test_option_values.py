@@ -48,6 +48,9 @@ def test_lists_of_other_things():
     assert convert("cow", ["cat"]) == ["cow"] and convert("007,yes", ["cat"]) == ["007", "yes"]
     assert convert("[[1,2],[3,4]]", [[10, 13]]) == [[1, 2], [3, 4]]
     assert convert(["1", "2"], [3]) == [1, 2], "as a recipe file gives it"
+    for default in ([], ["a"]):
+        assert convert("*.bn.*, conv0.*", default) == ["*.bn.*", "conv0.*"], "which YAML takes for an alias"
+        assert convert('["conv?.*"]', default) == ["conv?.*"]
     assert convert("1,0.5,a,true", []) == [1, 0.5, "a", True]
 
 

@@ -6,6 +6,7 @@ what the reader puts in. The checks return findings, so that they can be tried o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
@@ -30,16 +31,19 @@ STAND_IN = """#!/usr/bin/env bash
 if [[ "$1" == -c ]]; then exec {python} "$@"; fi
 printf '%s\\n' "$(printf '%q ' "$@")" >>{record}
 """
-# Reads argument lists from stdin and prints what the folder's configuration has against each.
+# For each line of stdin, a list of argument lists, prints what the folder's configuration has against them.
 READ_CONFIG = """
 import json, sys
 from src.model_utils.errors import UsageError
 from src.recipe import read_config
-for argv in json.load(sys.stdin):
-    try:
-        read_config(argv, "")
-    except UsageError as error:
-        print(" ".join(argv), "->", error)
+for line in sys.stdin:
+    findings = []
+    for argv in json.loads(line):
+        try:
+            read_config(argv, "")
+        except UsageError as error:
+            findings.append(" ".join(argv) + " -> " + str(error))
+    print(json.dumps(findings), flush=True)
 """
 
 
@@ -173,13 +177,30 @@ def check_programs(readme: Readme) -> list[str]:
     return findings
 
 
+@functools.cache
+def config_checker(folder: Path) -> subprocess.Popen:
+    """A process that answers for a model folder; starting one takes seconds."""
+    return subprocess.Popen(
+        [sys.executable, "-c", READ_CONFIG], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _end_checkers():
+    yield
+    for folder in {path.parent for path in ROOT.glob("*/train.py")}:
+        process = config_checker(folder)
+        process.stdin.close()
+        process.wait(timeout=60)
+    config_checker.cache_clear()
+
+
 def check_config(folder: Path, arguments: list[list[str]]) -> list[str]:
     """What the configuration of a model folder has against argument lists."""
-    process = subprocess.run(
-        [sys.executable, "-c", READ_CONFIG], cwd=folder, input=json.dumps(arguments), capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout.splitlines()
+    process = config_checker(folder)
+    process.stdin.write(json.dumps(arguments) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 def check_options(readme: Readme) -> list[str]:
@@ -388,7 +409,7 @@ def findings_after(folder: str, check: Callable[[Readme], list[str]], right: str
         (check_options, "--class_names", "--classes", "convert_checkpoint.py has no option --classes"),
         (check_links, "(README_CN.md)", "(README_DE.md)", "README_DE.md leads nowhere"),
         (check_links, "(#export)", "(#exports)", "#exports: there is no such heading"),
-        (check_links, "(../README.md#devices)", "(../README.md#device)", "there is no such heading"),
+        (check_links, "(../README.md#requirements)", "(../README.md#needs)", "there is no such heading"),
         (check_tree, "    eval.py ", "    evaluate.py ", "evaluate.py does not exist"),
         (check_tree, "    eval.py ", "    ", "eval.py is not in the tree"),
     ],
@@ -403,7 +424,7 @@ def test_a_broken_readme_is_found(check, right, wrong, finding):
     [
         ("darknet53", check_options, "--class_num 17", "--classes 17", "unknown option '--classes'"),
         ("darknet53", check_options, "--num_classes 17", "--class_num 17", "convert_checkpoint.py has no option"),
-        ("darknet53", check_tree, "        folding.py ", "        ", "folding.py is not in the tree"),
+        ("darknet53", check_tree, "        recipe.py ", "        ", "recipe.py is not in the tree"),
         ("cspdarknet53", check_options, "--image_size 64,64", "--image_size 64", "image_size=[64]"),
         ("cspdarknet53", check_options, "--img_path", "--image_path", "create_imagenet2012_label.py has no option"),
         ("cspdarknet53", check_tree, "        image_list.py ", "        images.py ", "images.py does not exist"),

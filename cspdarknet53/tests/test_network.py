@@ -5,19 +5,21 @@ import shutil
 import convert_checkpoint
 import oracle
 from src.cspdarknet53 import cspdarknet53
-from src.model_utils.device_adapter import portable_operators
-from src.recipe import read_config
+from src.model_utils.inference import load_network
+from src.model_utils.layers import portable_operators
+from src.recipe import MODEL, is_head, read_config
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
 from safetensors.numpy import save_file
-from src.inference import load_network
 
 # Of the largest logit; float32 here, and the Mish of darknet's C program is an approximation.
 TIMM_TOLERANCE, DARKNET_TOLERANCE = 5e-5, 2e-4
 WEIGHTS_AND_STATISTICS = (".weight", ".bias", ".moving_mean", ".moving_variance")
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def our_cells(name: str) -> list[str]:
@@ -41,33 +43,33 @@ def merged(parts: list[np.ndarray], name: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the weights of both origins and their checkpoints are; removed at the end, as they are large."""
+    """Where the converted weights of both origins are; removed at the end, as they are large."""
     folder = tmp_path_factory.mktemp("weights")
     yield folder
     shutil.rmtree(folder)
 
 
-def convert(source) -> None:
-    convert_checkpoint.main(["--input", str(source), "--output", str(source.with_suffix(".ckpt"))])
+def convert(source):
+    target = source.with_suffix(".ckpt")
+    convert_checkpoint.main(["--input", str(source), "--output", str(target)])
     source.unlink()
+    return target
 
 
 @pytest.fixture(scope="module")
 def from_timm(folder):
     save_file(oracle.timm_state(), folder / "timm.safetensors")
-    convert(folder / "timm.safetensors")
-    return folder / "timm.ckpt"
+    return convert(folder / "timm.safetensors")
 
 
 @pytest.fixture(scope="module")
 def from_darknet(folder):
     (folder / "darknet.weights").write_bytes(oracle.darknet_header() + oracle.darknet_numbers())
-    convert(folder / "darknet.weights")
-    return folder / "darknet.ckpt"
+    return convert(folder / "darknet.weights")
 
 
 def load(path):
-    return load_network(path, read_config([], ""))[0]
+    return load_network(MODEL, path, read_config([], ""))[0]
 
 
 def check_case(network, case: dict, tolerance: float) -> None:
@@ -89,16 +91,7 @@ def watch(network, names: list[str]) -> dict[str, np.ndarray]:
     return outputs
 
 
-@pytest.fixture
-def eager():
-    """Hooks see values outside of graphs only; other tests of this process may have chosen the graph mode."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
-
-
-def test_agrees_with_timm(from_timm, eager):
+def test_agrees_with_timm(from_timm):
     """Logits, and the statistics of the stages on the way to them."""
     network = load(from_timm)
     names = [name for name in oracle.TIMM["eval"][0]["stages"] if name != "head.global_pool"]
@@ -119,13 +112,19 @@ def test_portable_operators_agree_with_timm(from_timm):
 
 
 def test_agrees_with_darknet(from_darknet):
+    """Also as a graph, which is how the programs run it."""
     network = load(from_darknet)
     for case in oracle.DARKNET["cases"]:
         check_case(network, case, DARKNET_TOLERANCE)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        check_case(network, oracle.DARKNET["cases"][0], DARKNET_TOLERANCE)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 @pytest.fixture(scope="module")
-def training(from_timm):
+def training(from_timm, eager):
     """Three steps of gradient descent with momentum, and what the first one leaves: gradients, running statistics."""
     expected = oracle.TIMM["train"]
     images, labels = oracle.train_batch(expected["input_shape"], 1000, oracle.TIMM["seed"])
@@ -199,10 +198,18 @@ def test_parameter_count():
     assert sum(p.size for p in network.get_parameters()) == oracle.DARKNET["param_count"]
 
 
-@pytest.mark.parametrize("num_classes", [1, 7, 10])
-def test_class_count(num_classes):
-    logits = cspdarknet53(num_classes).set_train(False)(ms.Tensor(np.zeros((3, 3, 32, 48), np.float32)))
-    assert logits.shape == (3, num_classes) and logits.dtype == ms.float32
+def test_classes_blocks_and_head():
+    """The number of classes changes the head only; the number of blocks takes whole blocks out."""
+    shapes = {}
+    for classes in (1, 7):
+        network = cspdarknet53(classes, stage_blocks=(1, 1, 1, 1, 1)).set_train(False)
+        logits = network(ms.Tensor(np.zeros((3, 3, 32, 48), np.float32)))
+        assert logits.shape == (3, classes) and logits.dtype == ms.float32
+        shapes[classes] = {p.name: p.shape for p in network.get_parameters()}
+    assert {name for name in shapes[1] if shapes[1][name] != shapes[7][name]} == {n for n in shapes[1] if is_head(n)}
+    assert sum(name.endswith("conv.weight") for name in shapes[1]) == 1 + 7 * 5
+    deeper = {p.name for p in cspdarknet53(7, stage_blocks=(1, 2, 1, 1, 1)).get_parameters()}
+    assert {name.rsplit(".", 3)[0] for name in deeper - shapes[7].keys()} == {"stages.1.blocks.1"}
 
 
 @pytest.mark.parametrize(
@@ -211,6 +218,8 @@ def test_class_count(num_classes):
         ({"num_classes": 0}, "num_classes=0"),
         ({"activation": "gelu"}, "activation=gelu"),
         ({"activation": "leaky_relu", "negative_slope": 1.0}, "negative_slope=1.0"),
+        ({"stage_blocks": (1, 1, 1, 1)}, "stage_blocks=.1, 1, 1, 1.: five"),
+        ({"stage_blocks": (1, 1, 1, 1, 0)}, "five numbers of 1 or more"),
     ],
 )
 def test_impossible_networks_are_refused(options, message):

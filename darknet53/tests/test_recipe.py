@@ -1,15 +1,16 @@
-"""What only this folder has: its documented keys, schedule and checkpoint places."""
+"""The recipe of this folder: documented keys, learning rates, checkpoint places, and what a dry run refuses."""
 
 from __future__ import annotations
 
 import re
 
 import train
-from conftest import program, small_run
+from conftest import small_run
+from mindspore_hub_conf import create_network
 from src.lr_scheduler import get_lr
-from src.model_utils.checkpoint import load
-from src.model_utils.config import UsageError
-from src.recipe import FOLDER, read_config
+from src.model_utils.device_adapter import Device
+from src.model_utils.errors import DataError, UsageError
+from src.recipe import ALIASES, FOLDER, checkpoint_folder, read_config, saves_checkpoints
 
 import numpy as np
 import pytest
@@ -30,18 +31,16 @@ def test_documented_keys_have_their_defaults():
         assert values[key] == value, key
     config = read_config([], "")
     assert int(config.image_height / config.crop_ratio) == 292
-    assert (config.num_classes, config.epoch_size, config.lr_init) == (1000, 150, 0.1)
+    assert config.stage_blocks == [1, 2, 8, 8, 4]
 
 
-def test_documented_learning_rates():
-    rates = get_lr(read_config([], ""), 10)
-    assert rates.shape == (1500,) and rates.dtype == np.float32
-    assert rates[0] == pytest.approx(0.1 / 50) and rates[49] == pytest.approx(0.1)
-    assert rates[50] == pytest.approx(0.0997261, rel=1e-5) and rates[1499] == pytest.approx(1.09658e-5, rel=1e-4)
-    later = get_lr(read_config(["--pretrained_epoch_num", "100"], ""), 10)
-    np.testing.assert_array_equal(later, rates[1000:])
-    with pytest.raises(UsageError, match="pretrained_epoch_num=150"):
-        get_lr(read_config(["--pretrained_epoch_num", "150"], ""), 10)
+@pytest.mark.parametrize("alias, key", ALIASES.items())
+def test_other_spellings(alias, key):
+    """A key by the name that it has elsewhere in the zoo: on the command line, and in the code."""
+    default = read_config([], "")[key]
+    value = {bool: not default, int: 17, float: 0.5, str: "imagenet2012"}[type(default)]
+    config = read_config([f"--{alias}", str(value)], "")
+    assert config[key] == config[alias] == value and alias in config.given
 
 
 def test_data_folders_follow_dataset_path():
@@ -50,25 +49,94 @@ def test_data_folders_follow_dataset_path():
     assert read_config(["--dataset_path", "/data", "--val_data_dir", "/v"], "").val_data_dir == "/v"
 
 
-@pytest.mark.parametrize("spelling", ["--run_distributed=0", "--run_distribute=false", "--is_distributed=0"])
-def test_one_process_whatever_the_environment_says(few_digits, tmp_path, spelling):
-    """RANK_SIZE of another job does not make this process wait for others."""
-    result = program("train.py", *small_run(few_digits, tmp_path, dry_run=True), spelling, RANK_SIZE="8", RANK_ID="3")
-    assert result.returncode == 0 and "dry run" in result.stdout, result.stderr
+def test_documented_learning_rates():
+    rates = get_lr(read_config([], ""), 10)
+    assert rates.shape == (1500,) and rates.dtype == np.float32
+    assert rates[0] == pytest.approx(0.1 / 50) and rates[49] == pytest.approx(0.1)
+    assert rates[50] == pytest.approx(0.0997261, rel=1e-5) and rates[1499] == pytest.approx(1.09658e-5, rel=1e-4)
+    np.testing.assert_array_equal(rates[50:60], rates[50])
+    later = get_lr(read_config(["--pretrained_epoch_num", "100"], ""), 10)
+    np.testing.assert_array_equal(later, rates[1000:])
 
 
-def test_device_num_is_checked(few_digits, tmp_path):
-    result = program("train.py", *small_run(few_digits, tmp_path, dry_run=True, device_num=2))
-    assert result.returncode == 2 and re.search(r"error: device_num=2, but 1 process", result.stderr)
+def test_checkpoint_places():
+    config = read_config(["--save_checkpoint_path", "/c"], "")
+    alone, third = Device("GPU", 0), Device("GPU", 2, 2, 4)
+    assert checkpoint_folder(config, alone).folder.as_posix() == "/c" and saves_checkpoints(config, alone)
+    assert checkpoint_folder(config, third).folder.as_posix() == "/c/ckpt_0" and not saves_checkpoints(config, third)
+    assert not saves_checkpoints(read_config(["--save_checkpoint", "false"], ""), alone)
 
 
-def test_save_checkpoint_false_writes_none(few_digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.darknet53.STAGES", (1,) * 5)
-    options = small_run(few_digits, tmp_path, epoch_num=3, pretrained_epoch_num=2, eval_interval=1, batch_size=20)
-    assert train.main([*options, "--save_checkpoint", "false"]) == 0
-    assert not list(tmp_path.rglob("*.ckpt"))
-    log = (tmp_path / "run/train.log").read_text()
-    assert re.findall(r"(?m)^epoch: (\d+) step: 2,", log) == ["1"], "three epochs of which two were left out"
+def test_hub():
+    network = create_network("darknet53", 3, stage_blocks=(1, 1, 1, 1, 1))
+    assert network.fc.weight.shape == (3, 1024)
+    with pytest.raises(NotImplementedError, match="resnet"):
+        create_network("resnet")
+
+
+# ---- A dry run -------------------------------------------------------------------------------------------------------
+
+
+def test_dry_run_writes_nothing(few_digits, tmp_path, monkeypatch):
+    """Also where the environment of another job says that this is one of eight processes, and the option that it is not."""
+    monkeypatch.setenv("RANK_SIZE", "8")
+    monkeypatch.setenv("RANK_ID", "3")
+    options = small_run(few_digits, tmp_path, dry_run=True, run_distribute=False, eval_interval=1)
     assert train.main(options) == 0
-    state = tmp_path / "checkpoints/darknet53-1_2.ckpt"
-    assert load(state)[1]["network"]["activation"] == "leaky_relu"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["train.log"]
+    assert "dry run" in (tmp_path / "run/train.log").read_text()
+
+
+REFUSED = {  # value, and the message where it is not KEY=
+    "image_height": (31, r"image_height=31"),
+    "crop_ratio": (0, None),
+    "mean": ("0.5,0.5", None),
+    "std": ("0,1,1", None),
+    "crop_scale": (0, None),
+    "flip_prob": (1.5, None),
+    "color_jitter": ("0.4,0.4,0.4,0.6", None),
+    "activation": ("gelu", None),
+    "negative_slope": (1.0, None),
+    "stage_blocks": ("1,1,1,1", None),
+    "batch_size": (0, None),
+    "epoch_num": (0, None),
+    "pretrained_epoch_num": (2, r"pretrained_epoch_num=2: .*below epoch_num=2"),
+    "lr": (-0.1, None),
+    "eta_min": (-1, None),
+    "T_max": (0, None),
+    "warmup_epochs": (-1, None),
+    "momentum": (1, None),
+    "weight_decay": (-0.1, None),
+    "label_smooth_factor": (1.5, None),
+    "loss_scale": (0.5, None),
+    "clip_grad_norm": (-1, None),
+    "accumulate_steps": (0, None),
+    "ema_decay": (1, None),
+    "head_lr_factor": (0, None),
+    "freeze": ("backbone.*", r"no parameter matches 'backbone\.\*'"),
+    "keep_checkpoint_max": (0, None),
+    "device_num": (2, r"device_num=2, but 1 process"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_dry_run_refuses(few_digits, tmp_path, key):
+    value, message = REFUSED[key]
+    with pytest.raises(UsageError, match=message or f"{key}="):
+        train.main(small_run(few_digits, tmp_path, dry_run=True, **{key: value}))
+
+
+def test_dry_run_refuses_data(few_digits, tmp_path):
+    with pytest.raises(DataError, match=r"10 classes, more than num_classes=7; give --num_classes 10"):
+        train.main(small_run(few_digits, tmp_path, dry_run=True, class_num=7))
+    with pytest.raises(DataError, match="train does not exist"):
+        train.main(small_run(tmp_path / "none", tmp_path, dry_run=True))
+
+
+def test_epochs_left_out_and_no_checkpoint(few_digits, tmp_path):
+    """Of three epochs the last one is trained where two are said to be done."""
+    options = small_run(few_digits, tmp_path, epoch_num=3, pretrained_epoch_num=2, batch_size=20, save_checkpoint=False)
+    assert train.main(options) == 0
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert re.findall(r"(?m)^epoch: (\d+) step: 2,", (tmp_path / "run/train.log").read_text()) == ["1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -37,11 +38,7 @@ def few_digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(few_digits, tmp_path_factory) -> Path:
     """What a training of two epochs with EVERYTHING has left."""
-    import train
-
-    out = tmp_path_factory.mktemp("trained")
-    assert train.main(small_run(few_digits, out, **EVERYTHING)) == 0
-    return out
+    return run_training(few_digits, tmp_path_factory.mktemp("trained"), **EVERYTHING)
 
 
 @pytest.fixture
@@ -77,6 +74,15 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         **changes,
     }
     return [token for key, value in options.items() for token in (f"--{key}", str(value))]
+
+
+def run_training(data: Path, out: Path, **changes) -> Path:
+    """Train in this process; returns the folder of the results."""
+    import train
+
+    gc.collect()  # what is left of an earlier network, removed while the new one trains, has it compiled a second time
+    assert train.main(small_run(data, out, **changes)) == 0
+    return out
 
 
 def states(out: Path) -> list[Path]:

@@ -4,9 +4,11 @@ import re
 
 import convert_checkpoint
 import oracle
-import train
-from src.model_utils.device_adapter import portable_operators
-from src.recipe import read_config
+from src.model_utils.classification.loss import smoothed_cross_entropy
+from src.model_utils.folding import fold_batch_norm
+from src.model_utils.inference import load_network
+from src.model_utils.layers import portable_operators
+from src.recipe import MODEL, read_config
 from src.tinynet import input_side, tinynet
 
 import mindspore as ms
@@ -14,7 +16,6 @@ import numpy as np
 import pytest
 from mindspore import nn
 from safetensors.numpy import save_file
-from src.inference import load_network
 
 TOLERANCE = 5e-5  # of the largest logit; float32 here
 COUNTS = dict(zip(oracle.MODELS, (6187972, 3730562, 2457234, 2338446, 2042972)))
@@ -37,7 +38,7 @@ def converted(model, tmp_path_factory):
 
 
 def load(path):
-    return load_network(path, read_config([], ""))[0]
+    return load_network(MODEL, path, read_config([], ""))[0]
 
 
 def check_case(network, case: dict) -> None:
@@ -68,15 +69,6 @@ def watch(network, names: list[str]) -> dict[str, np.ndarray]:
         # The default argument binds the name of this turn.
         cells[name].register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out.asnumpy()}))
     return outputs
-
-
-@pytest.fixture
-def eager():
-    """Hooks see values outside of graphs only; other tests of this process may have chosen the graph mode."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
 
 
 def swish(x: np.ndarray) -> np.ndarray:
@@ -156,8 +148,8 @@ def test_loss_of_training(model, training):
 def test_losses_of_the_recipe(model, training):
     """Smoothing of the recipe is that of the classes beside the true one; it can be switched off."""
     expected, labels = oracle.EXPECTED[model]["train"], ms.Tensor(oracle.EXPECTED[model]["train"]["labels"], ms.int32)
-    for options, name in (([], "loss_zoo_smooth"), (["--use_label_smooth", "false"], "loss_plain")):
-        loss = train.create_loss(read_config(options, ""))(ms.Tensor(training[1]["logits"]), labels)
+    for smoothing, name in ((read_config([], "").smoothing, "loss_zoo_smooth"), (0.0, "loss_plain")):
+        loss = smoothed_cross_entropy(1000, smoothing)(ms.Tensor(training[1]["logits"]), labels)
         assert float(loss.asnumpy()) == pytest.approx(expected[name], rel=2e-6)
 
 

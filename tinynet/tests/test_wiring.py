@@ -13,13 +13,12 @@ import types
 
 import convert_checkpoint  # noqa: F401  (like the other programs it reads no command line while it is imported)
 import create_label_list
-import eval as evaluation
 import export
 import infer
 import mindspore_hub_conf
 import postprocess
 import train
-from conftest import EPOCHS, EVERYTHING, STEPS, contents, same, small_run, states
+from conftest import EPOCHS, EVERYTHING, STEPS, contents, run_training, same, states
 from src.model_utils import checkpoint, inference
 from src.model_utils.classification.infer import read_picture
 from src.model_utils.classification.transforms import eval_transforms
@@ -54,8 +53,7 @@ def test_resumed_run_equals_the_uninterrupted_one(few_digits, trained, tmp_path)
     """From the end of the first epoch on: every file bit for bit, the history of the evaluations too."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(trained / "checkpoints", folder)
-    options = small_run(few_digits, tmp_path, **EVERYTHING, resume=folder / "tinynet_e-1_5.ckpt")
-    assert train.main(options) == 0
+    run_training(few_digits, tmp_path, **EVERYTHING, resume=folder / "tinynet_e-1_5.ckpt")
     (aside,) = folder.glob("earlier_*")
     assert {path.name for path in aside.iterdir()} == {"tinynet_e-2_5.ckpt", "ema-1.ckpt"}
     for name in ("tinynet_e-1_5", "tinynet_e-2_5", "last", "ema-0", "ema-1", "ema_last", "ema_best"):
@@ -84,7 +82,7 @@ def test_all_parts_of_the_state_move(trained):
 
 @pytest.fixture(scope="module")
 def by_hand(few_digits, trained):
-    """use_ema -> logits (40, 10) float64 of the newest state, one picture after the other; and the labels."""
+    """use_ema -> logits (40, 10) float64 of the newest state; and the labels."""
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     files, about = sorted((few_digits / "val").rglob("*.jpg")), checkpoint.load(states(trained)[-1])[1]
@@ -94,11 +92,8 @@ def by_hand(few_digits, trained):
         for operator in eval_transforms(about["input"]):
             image = operator(image)
         images.append(image)
-    networks = {use_ema: load(states(trained)[-1], use_ema) for use_ema in (False, True)}
-    logits = {
-        use_ema: np.concatenate([network(ms.Tensor(image[None])).asnumpy() for image in images]).astype(np.float64)
-        for use_ema, network in networks.items()
-    }
+    images, networks = ms.Tensor(np.stack(images)), {use_ema: load(states(trained)[-1], use_ema) for use_ema in (0, 1)}
+    logits = {bool(key): network(images).asnumpy().astype(np.float64) for key, network in networks.items()}
     ms.set_context(mode=mode)
     return types.SimpleNamespace(logits=logits, labels=np.array([int(file.parent.name) for file in files]))
 
@@ -204,7 +199,7 @@ def test_hub_builds_the_five_networks():
 
 def dry_run(few_digits, out, **changes) -> str:
     """The log of a training that does all but train."""
-    assert train.main(small_run(few_digits, out, dry_run=True, **changes)) == 0
+    run_training(few_digits, out, dry_run=True, **changes)
     assert not (out / "checkpoints").exists()
     return log_of(out)
 
@@ -212,12 +207,11 @@ def dry_run(few_digits, out, **changes) -> str:
 def test_start_from_weights(few_digits, trained, tmp_path):
     """--ckpt gives them; another number of classes leaves everything but the classifier; parts may be frozen."""
     source = trained / "checkpoints/ema_best.ckpt"
-    assert f"weights of {source}: 107 loaded, 0 missing, 0 unexpected, 0 wrong_shape" in dry_run(
-        few_digits, tmp_path, ckpt=source
-    )
+    count, said = len(contents(source)), f"weights of {source}: {{}} loaded, 0 missing, 0 unexpected, {{}} wrong_shape"
+    assert said.format(count, 0) in dry_run(few_digits, tmp_path, ckpt=source)
     changes = {"num_classes": 12, "reset_head": True, "freeze": "conv_stem.*,bn1.*,blocks.0.*"}
     text = dry_run(few_digits, tmp_path, ckpt=source, **changes)
-    assert f"weights of {source}: 105 loaded, 0 missing, 0 unexpected, 2 wrong_shape" in text
+    assert said.format(count - 2, 2) in text
     assert re.search(r"frozen: \d+ of \d+ trainable parameters; 3 of \d+ batch norms keep", text)
 
 
@@ -227,6 +221,6 @@ def test_each_rank_and_seed_has_masks_of_its_own(few_digits, tmp_path, monkeypat
     monkeypatch.setattr("src.tinynet.TinyNet.regularize", lambda self, *rates, seed: seen.append((*rates, seed)))
     for seed, rank in ((1, 0), (1, 1), (2, 0), (2, 65535)):
         device = Device("CPU", 0, rank, 1)
-        monkeypatch.setattr("src.model_utils.device_adapter.init", lambda config, distributed, device=device: device)
+        monkeypatch.setattr("src.model_utils.device_adapter.init", lambda *_, device=device: device)
         dry_run(few_digits, tmp_path, seed=seed, drop=0.1, drop_connect=0.3)
     assert [rates for *rates, _ in seen] == [[0.1, 0.3]] * 4 and len({seed for *_, seed in seen}) == 4

@@ -46,12 +46,12 @@ def test_nms_small_cases(case, pieces):
                 assert kept.tolist() == expected[name][:limit]
 
 
-@pytest.mark.parametrize("number", [2000, 20000])
-def test_nms_many_boxes(number):
+@pytest.mark.parametrize(("number", "thresholds"), [(2000, ("0.5", "0.6")), (20000, ("0.5",))])
+def test_nms_many_boxes(number, thresholds):
     with np.load(DATA / f"nms_{number}.npz") as recorded:
         recorded = dict(recorded)
     boxes, scores, classes = recorded_boxes(*recorded["rule"].tolist(), recorded["drop"])
-    for threshold in ("0.5", "0.6"):
+    for threshold in thresholds:
         for name in ("per_class", "agnostic"):
             expected = recorded[f"{threshold}_{name}"].astype(np.int64)
             options = {"iou_threshold": float(threshold), "agnostic": name == "agnostic"}
@@ -205,6 +205,7 @@ def test_boxes_end_at_the_border_of_the_picture():
     np.testing.assert_array_equal(found.boxes, [[0, 0, 100, 50], [0, 0, 25, 50]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "milliseconds"), [("objects", 10), ("untrained", 40)])
 def test_speed_at_416_pixels_and_80_classes(kind, milliseconds):
     """The quickest of some calls: a busy machine shall not count."""

@@ -101,8 +101,8 @@ def test_boxes_without_area_do_not_count_and_are_reported_once(tmp_path, caplog)
     assert (data.clipped, data.dropped) == (1, 5)
     config_ = config("--train_img_dir", str(paths[0]), "--train_annFile", str(paths[1]), "--check_images", "false")
     with caplog.at_level(logging.INFO):
-        find_classes(config_, True, Device("CPU", 0))
-        assert count_images(config_, True) == 1
+        find_classes(config_, "train", Device("CPU", 0))
+        assert count_images(config_, "train") == 1
     message = (
         "1 boxes reach over the border of their image and are clipped, 5 boxes have no area in it and do not count"
     )
@@ -214,12 +214,12 @@ def test_data_paths(tmp_path):
     (tmp_path / "own.json").touch()
     base = ["--data_dir", str(tmp_path)]
     annotations = tmp_path / "annotations"
-    assert data_paths(config(*base), True) == (tmp_path / "train2014", annotations / "instances_train2014.json")
-    assert data_paths(config(*base), False) == (tmp_path / "val2017", annotations / "instances_val2017.json")
+    assert data_paths(config(*base), "train") == (tmp_path / "train2014", annotations / "instances_train2014.json")
+    assert data_paths(config(*base), "val") == (tmp_path / "val2017", annotations / "instances_val2017.json")
     photos = str(tmp_path / "photos")
-    found = data_paths(config("--train_img_dir", photos), True)
+    found = data_paths(config("--train_img_dir", photos), "train")
     assert found == (tmp_path / "photos", annotations / "instances_photos.json")
-    found = data_paths(config("--img_path", photos, "--annFile", str(tmp_path / "own.json")), False)
+    found = data_paths(config("--img_path", photos, "--annFile", str(tmp_path / "own.json")), "val")
     assert found == (tmp_path / "photos", tmp_path / "own.json")
 
 
@@ -227,19 +227,19 @@ def test_missing_folders_and_files_are_named_with_both_trees(tmp_path):
     with pytest.raises(
         UsageError, match="data_dir is empty; give --data_dir FOLDER, or --img_path FOLDER --annFile FILE"
     ):
-        data_paths(config(), False)
+        data_paths(config(), "val")
     (tmp_path / "coco").mkdir()
     with pytest.raises(DataError, match="no folder train2017/ or train2014/ or train/") as caught:
-        data_paths(config("--data_dir", str(tmp_path / "coco")), True)
+        data_paths(config("--data_dir", str(tmp_path / "coco")), "train")
     assert "instances_train2017.json" in str(caught.value) and str(caught.value).endswith("(empty)")
     with pytest.raises(DataError, match="expected[\\s\\S]*found:[\\s\\S]*coco/"):
-        data_paths(config("--data_dir", str(tmp_path / "nowhere")), True)
+        data_paths(config("--data_dir", str(tmp_path / "nowhere")), "train")
     (tmp_path / "coco/val2017").mkdir()
     with pytest.raises(
         DataError, match="there is no annotation file .*instances_val2017.json; give one with --annFile"
     ):
-        data_paths(config("--data_dir", str(tmp_path / "coco")), False)
+        data_paths(config("--data_dir", str(tmp_path / "coco")), "val")
     with pytest.raises(DataError, match="train_annFile=none.json is not a file"):
-        data_paths(config("--train_img_dir", str(tmp_path), "--train_annFile", "none.json"), True)
+        data_paths(config("--train_img_dir", str(tmp_path), "--train_annFile", "none.json"), "train")
     with pytest.raises(DataError, match="img_path=.*gone is not a folder"):
-        data_paths(config("--data_dir", str(tmp_path), "--img_path", str(tmp_path / "gone")), False)
+        data_paths(config("--data_dir", str(tmp_path), "--img_path", str(tmp_path / "gone")), "val")

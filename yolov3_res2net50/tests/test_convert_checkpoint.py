@@ -1,11 +1,12 @@
 """Conversion of foreign weights to a backbone: every value in its place, nothing left over, bad files refused."""
 
+import functools
 import shutil
 import sys
+from pathlib import Path
 
 import convert_checkpoint
 import oracle
-from conftest import program
 from src.model_utils import checkpoint
 from src.model_utils import weights as foreign
 from src.model_utils.errors import DataError, UsageError
@@ -19,6 +20,25 @@ from safetensors.numpy import save_file
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HEADS = {"fc.weight", "fc.bias"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def networks():
+    """The program asks a backbone for nothing but names and shapes: one of each kind serves all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_checkpoint, "Res2Net", functools.cache(Res2Net))
+        yield
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Makes the readers of files give these weights: `reads(weights)`."""
+
+    def use(weights: dict) -> None:
+        for name in ("read_state", "read_checkpoint"):
+            monkeypatch.setattr(foreign, name, lambda path: weights)
+
+    return use
 
 
 @pytest.fixture
@@ -43,6 +63,11 @@ def expected(timm_state):
 def zeros():
     """timm's state dictionary without its values."""
     return {name: np.zeros(shape, np.float32) for name, shape, *_ in oracle.TIMM["state_dict"]}
+
+
+def without_counters(state: dict) -> dict:
+    """A state dictionary of timm as `weights.read_state` gives it."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def zoo_modules(in_detector: bool) -> list[tuple[str, str]]:
@@ -142,29 +167,25 @@ def test_timm(folder, timm_state, expected, capsys):
     assert text.startswith("435 weights of ") and "its classifier is left out" in text
 
 
-def test_converted_backbone_gives_features_of_timm(folder, timm_state):
-    """Alone, and inside the detector; and the logits, with timm's classifier behind it."""
-    save_file(timm_state, folder / "timm.safetensors")
-    convert_checkpoint.main(["--input", str(folder / "timm.safetensors"), "--output", str(folder / "b.ckpt")])
-    parameters, about = checkpoint.load(folder / "b.ckpt")
+def test_converted_backbone_gives_features_of_timm(reads, timm_state):
+    """Inside the detector; and the logits, with timm's classifier behind it."""
+    reads(without_counters(timm_state))
+    weights, about = convert_checkpoint.read_timm(Path("timm.safetensors"))
     case = oracle.TIMM["eval"][0]
     images = ms.Tensor(oracle.model_input(case["input_shape"], oracle.TIMM["seed"]))
-    backbone = Res2Net(about["backbone"]["shortcut"])
-    for network in (backbone, yolov3_res2net50(2, shortcut="avg_pool").backbone):
-        # Inside the detector the names have a prefix, as the network's own parameters.
-        prefix = next(iter(network.parameters_dict())).removesuffix("stem.0.conv.weight")
-        loaded = {prefix + name: value for name, value in parameters.items()}
-        assert len(checkpoint.load_weights(network, loaded, "b.ckpt")["loaded"]) == 435
-        features = [feature.asnumpy() for feature in network.set_train(False)(images)]
-        for name, feature in zip(("layer2", "layer3", "layer4"), features):
-            oracle.check_statistics(feature, case["stages"][name], name)
+    network = yolov3_res2net50(2, shortcut=about["backbone"]["shortcut"]).backbone.set_train(False)
+    named = {f"backbone.{name}": ms.Tensor(value) for name, value in weights.items()}
+    assert len(checkpoint.load_weights(network, named, "")["loaded"]) == 435
+    features = [feature.asnumpy() for feature in network(images)]
+    for name, feature in zip(("layer2", "layer3", "layer4"), features):
+        oracle.check_statistics(feature, case["stages"][name], name)
     logits = features[2].mean((2, 3)) @ timm_state["fc.weight"].T + timm_state["fc.bias"]
     assert oracle.relative_error(logits, case["logits"]) <= 5e-5
 
 
-def test_without_classifier(folder, timm_state, expected):
-    save_file({n: v for n, v in timm_state.items() if n not in HEADS}, folder / "timm.safetensors")
-    assert_same(convert(folder / "timm.safetensors")[0], expected)
+def test_without_classifier(reads, timm_state, expected):
+    reads({n: v for n, v in without_counters(timm_state).items() if n not in HEADS})
+    assert_same(convert_checkpoint.read_timm(Path("timm.safetensors"))[0], expected)
 
 
 def test_pth(folder, timm_state, expected):
@@ -175,21 +196,22 @@ def test_pth(folder, timm_state, expected):
     assert_same(convert(folder / "timm.pth")[0], expected)
 
 
-def test_other_spellings_and_default_name(folder, timm_state, expected, monkeypatch):
-    save_file(timm_state, folder / "timm.safetensors")
+def test_other_spellings_and_default_name(folder, monkeypatch):
+    monkeypatch.setattr(foreign, "read", lambda path, readers: ({path.name: np.ones(1)}, {"backbone": {}}))
     monkeypatch.chdir(folder)
     convert_checkpoint.main(["--input_file", "timm.safetensors"])
-    assert_same({n: v.asnumpy() for n, v in checkpoint.load("backbone_res2net50.ckpt")[0].items()}, expected)
+    assert list(checkpoint.load("backbone_res2net50.ckpt")[0]) == ["timm.safetensors"]
     convert_checkpoint.main(["--input_file=timm.safetensors", "--output_file=new/other.ckpt"])
     assert (folder / "new" / "other.ckpt").is_file()
 
 
-def test_half_precision(folder, timm_state, expected):
-    save_file(timm_state, folder / "timm.safetensors")
-    weights, _ = convert(folder / "timm.safetensors", "--fp16")
+def test_half_precision(reads, folder, timm_state, expected):
+    state = without_counters(timm_state)
+    reads(state)
+    weights, _ = convert(write(folder / "timm.safetensors"), "--fp16")
     assert_same(weights, {name: value.astype(np.float16) for name, value in expected.items()})
     assert all(value.dtype == np.float16 for value in weights.values())
-    save_file({**timm_state, "bn1.running_var": np.full(64, 7e4, "f")}, folder / "timm.safetensors")
+    reads({**state, "bn1.running_var": np.full(64, 7e4, "f")})
     message = refused(folder / "timm.safetensors", "--fp16")
     assert "stem.4.bn.moving_variance has values above 65504" in message and "leave --fp16 out" in message
 
@@ -223,9 +245,8 @@ def test_half_precision(folder, timm_state, expected):
         ({"conv1.weight": np.zeros((64, 3, 7, 7))}, "give timm's res2net50d"),
     ],
 )
-def test_faults_of_a_state_dictionary(monkeypatch, folder, zeros, changes, message):
-    state = {name: value for name, value in {**zeros, **changes}.items() if value is not None}
-    monkeypatch.setattr(foreign, "read_state", lambda path: state)
+def test_faults_of_a_state_dictionary(reads, folder, zeros, changes, message):
+    reads({name: value for name, value in {**zeros, **changes}.items() if value is not None})
     assert message in refused(write(folder / "x.safetensors"))
 
 
@@ -258,21 +279,19 @@ def test_classifier_of_the_zoo(folder, timm_state, expected):
 
 
 @pytest.mark.parametrize("prefix", ["feature_map.backbone.", "yolo_network.feature_map.backbone."])
-def test_backbone_of_the_zoo(folder, timm_state, expected, prefix):
+def test_backbone_of_the_zoo(reads, timm_state, expected, prefix):
     """What its own conversion made of the classifier, which the classifier's head may still accompany."""
-    weights = zoo_weights(timm_state, prefix, in_detector=True)
-    converted, about = convert(save_zoo(folder / "zoo.ckpt", {**weights, **END_POINT}))
+    reads({**zoo_weights(timm_state, prefix, in_detector=True), **END_POINT})
+    converted, about = convert_checkpoint.read_zoo(Path("zoo.ckpt"))
     assert_same(converted, expected)
     assert about["backbone"]["shortcut"] == "max_pool"
 
 
 @pytest.mark.parametrize("prefix", ["", "yolo_network."])
-def test_detector_of_the_zoo_is_refused(folder, timm_state, prefix):
-    weights = {
-        **zoo_weights(timm_state, f"{prefix}feature_map.backbone.", in_detector=True),
-        f"{prefix}feature_map.backblock0.conv6.bias": np.zeros(255, np.float32),
-    }
-    message = refused(save_zoo(folder / "zoo.ckpt", weights))
+def test_detector_of_the_zoo_is_refused(reads, folder, timm_state, prefix):
+    weights = zoo_weights(timm_state, f"{prefix}feature_map.backbone.", in_detector=True)
+    reads({**weights, f"{prefix}feature_map.backblock0.conv6.bias": np.zeros(255, np.float32)})
+    message = refused(write(folder / "zoo.ckpt"))
     assert "whole detector of the older model zoo and cannot be converted" in message
 
 
@@ -292,17 +311,17 @@ def test_detector_of_the_zoo_is_refused(folder, timm_state, prefix):
         ({"bn1_1.moving_variance": np.full(32, -1)}, "stem.2.bn.moving_variance has values that are not"),
     ],
 )
-def test_faults_of_a_checkpoint(folder, timm_state, changes, message):
-    weights = {**zoo_weights(timm_state), **{n: v if v is None else v.astype("f") for n, v in changes.items()}}
-    source = save_zoo(folder / "zoo.ckpt", {name: value for name, value in weights.items() if value is not None})
-    assert message in refused(source)
+def test_faults_of_a_checkpoint(reads, folder, timm_state, changes, message):
+    weights = {**zoo_weights(timm_state), **changes}
+    reads({name: value for name, value in weights.items() if value is not None})
+    assert message in refused(write(folder / "zoo.ckpt"))
 
 
-def test_checkpoints_of_this_project_are_refused(folder, expected):
+def test_checkpoints_of_this_project_are_refused(reads, folder, expected):
     source = folder / "x.ckpt"
     checkpoint.save(source, {"stem.0.conv.weight": ms.Tensor([1.0])}, {"backbone": {"name": "res2net50"}})
     assert "checkpoint of this project already" in refused(source)
-    save_zoo(source, expected)  # the same without metadata: nothing tells which shortcut they belong to
+    reads(expected)  # the same without metadata: nothing tells which shortcut they belong to
     assert "stem.0.conv.weight is missing (and 869 more)" in refused(source)
 
 
@@ -318,19 +337,20 @@ def test_unsound_files(folder, name, data):
 
 
 @pytest.mark.parametrize("name", ["timm.safetensors", "zoo.ckpt"])
-def test_truncated_files(folder, timm_state, name):
-    source = folder / name
+def test_truncated_files(folder, name):
+    source, state = folder / name, {"conv1_0.weight": np.ones((32, 3, 3, 3), np.float32)}
     if source.suffix == ".ckpt":
-        save_zoo(source, zoo_weights(timm_state))
+        save_zoo(source, state)
     else:
-        save_file(timm_state, source)
+        save_file(state, source)
     write(source, source.read_bytes()[:-1000])
     assert "sound" in (message := refused(source)) or "damaged" in message
 
 
-def test_file_that_cannot_be_written(folder, timm_state):
+def test_file_that_cannot_be_written(reads, folder, zeros):
     """The folder that the checkpoint shall be in is a file."""
-    save_file(timm_state, folder / "timm.safetensors")
+    reads(zeros)
+    write(folder / "timm.safetensors")
     write(folder / "file")
     before = sorted(folder.iterdir())
     with pytest.raises(DataError, match="cannot be written"):
@@ -349,11 +369,3 @@ def test_wrong_options(folder):
     assert "is not a file; give a file that ends in .ckpt, .pt" in refused(folder / "missing.pth")
     for name in ("x.onnx", "x.weights", "darknet53.conv.74"):
         assert ".ckpt, .pt, .pth, .safetensors" in refused(write(folder / name), error=UsageError)
-
-
-def test_program_reports_one_line(folder):
-    write(folder / "x.safetensors", b"text")
-    result = program("convert_checkpoint.py", "--input", folder / "x.safetensors", "--output", folder / "y.ckpt")
-    assert result.returncode == 1 and not (folder / "y.ckpt").exists()
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(f"error: {folder / 'x.safetensors'} is not a sound safetensors file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from pathlib import Path
@@ -21,10 +22,11 @@ from src.dataset import (
     training_sizes,
 )
 from src.detect.boxes import place
+from src.model_utils.config import Config
 from src.model_utils.dataset_checks import data_error
 from src.model_utils.device_adapter import Device
 from src.model_utils.errors import DataError, UsageError
-from src.recipe import read_config
+from src.recipe import ALIASES, read_config
 
 import cv2
 import numpy as np
@@ -45,14 +47,21 @@ def digits(tmp_path_factory) -> Path:
     return folder
 
 
-def recipe(digits: Path, **changes):
-    options = {"data_dir": digits, "multi_scale": "[64, 96, 128]", "per_batch_size": 4, "num_parallel_workers": 2,
-               "device_target": "CPU", "test_img_shape": "[96, 64]", **changes}  # fmt: skip
-    return read_config([token for key, value in options.items() for token in (f"--{key}", str(value))], "")
+@functools.cache
+def defaults() -> dict:
+    """The values of the recipe, which takes a while to read."""
+    return read_config(["--device_target", "CPU"], "").to_dict()
 
 
-def batches(config, is_train=True, device=ONE, names=NAMES, **progress) -> list[tuple[np.ndarray, ...]]:
-    data = create_dataset(config, is_train, device, names, **progress)
+def recipe(digits: Path, **changes) -> Config:
+    """The recipe with a small data set, as if the command line had given the changes."""
+    options = {"data_dir": str(digits), "multi_scale": [64, 96, 128], "per_batch_size": 4, "num_parallel_workers": 2,
+               "test_img_shape": [96, 64], **changes}  # fmt: skip
+    return Config({**defaults(), **options}, frozenset(options), ALIASES)
+
+
+def batches(config, split="train", device=ONE, names=NAMES, **progress) -> list[tuple[np.ndarray, ...]]:
+    data = create_dataset(config, split, device, names, **progress)
     rows = [tuple(map(np.array, row)) for row in data.create_tuple_iterator(num_epochs=1, output_numpy=True)]
     assert len(rows) == data.get_dataset_size()
     return rows
@@ -68,9 +77,9 @@ def assert_same(first: list, second: list) -> None:
 def test_classes_and_counts(digits, caplog):
     config = recipe(digits)
     with caplog.at_level(logging.INFO):
-        assert find_classes(config, True, ONE) == NAMES and find_classes(config, False, ONE) == NAMES
-        assert (count_images(config, True), count_images(config, False)) == (38, 11)
-        find_classes(config, True, ONE)
+        assert find_classes(config, "train", ONE) == NAMES and find_classes(config, "val", ONE) == NAMES
+        assert (count_images(config, "train"), count_images(config, "val")) == (38, 11)
+        find_classes(config, "train", ONE)
     assert (
         caplog.messages.count("2 of 40 training images have no usable box and are left out") <= 1
     )  # once in a process
@@ -124,7 +133,7 @@ def test_devices_share_the_images_and_the_sizes(digits):
         assert len(set(indices.tolist())) == len(indices) == 36
     assert not np.array_equal(Order(38, 1, 0, 1, 4).batches(1), Order(38, 1, 0, 1, 4).batches(2))
     with pytest.raises(DataError, match="0 steps per epoch"):
-        create_dataset(recipe(digits, per_batch_size=39), True, ONE, NAMES)
+        create_dataset(recipe(digits, per_batch_size=39), "train", ONE, NAMES)
 
 
 def test_augmentation_does_not_depend_on_the_number_of_devices(digits):
@@ -148,8 +157,7 @@ def test_sizes(digits):
     assert size_of_step(recipe(digits, training_shape="352"), 7) == (352, 352)
     image, target = batches(recipe(digits, training_shape="64,128"))[0]
     assert image.shape == (4, 3, 64, 128)
-    documented = read_config(["--device_target", "CPU"], "")
-    assert training_sizes(documented) == [(side, side) for side in range(320, 609, 32)]
+    assert training_sizes(read_config([], "")) == [(side, side) for side in range(320, 609, 32)]
 
 
 def test_targets_are_those_of_the_boxes(digits):
@@ -175,7 +183,7 @@ def test_more_boxes_than_max_box(digits):
     target = batches(recipe(digits, max_box=1))[0][1]
     assert target.shape == (4, 1, 17) and (target[:, 0, 0] >= 0).all()
     with pytest.raises(UsageError, match="max_box=0"):
-        create_dataset(recipe(digits, max_box=0), True, ONE, NAMES)
+        create_dataset(recipe(digits, max_box=0), "train", ONE, NAMES)
 
 
 def test_classes_follow_the_names_that_are_given(digits):
@@ -184,21 +192,21 @@ def test_classes_follow_the_names_that_are_given(digits):
     turned = batches(plain, names=NAMES[::-1])
     np.testing.assert_array_equal(turned[0][1][..., 7:], batches(plain)[0][1][..., :6:-1])
     with pytest.raises(DataError, match="the annotations have the class 'zero'"):
-        create_dataset(plain, True, ONE, NAMES[1:])
+        create_dataset(plain, "train", ONE, NAMES[1:])
     with pytest.raises(DataError, match="holds 10 classes, more than num_classes=7; give --num_classes 10"):
-        find_classes(recipe(digits, num_classes=7), True, ONE)
+        find_classes(recipe(digits, num_classes=7), "train", ONE)
 
 
 def test_one_pipeline_for_several_epochs(digits):
     with pytest.raises(UsageError, match="dataset_sink_mode=True: .*64x64, 96x96, 128x128.*training_shape"):
-        create_dataset(recipe(digits), True, ONE, NAMES, reshuffled=True)
+        create_dataset(recipe(digits), "train", ONE, NAMES, reshuffled=True)
     config = recipe(digits, training_shape="64")
-    data = create_dataset(config, True, ONE, NAMES, epoch=2, reshuffled=True)
+    data = create_dataset(config, "train", ONE, NAMES, epoch=2, reshuffled=True)
     iterator = data.create_tuple_iterator(num_epochs=2, output_numpy=True)
     passes = [[tuple(map(np.array, row)) for row in iterator] for _ in range(2)]
     assert_same(passes[0], batches(config, epoch=2))
     assert_same(passes[1], batches(config, epoch=3))
-    same = create_dataset(config, True, ONE, NAMES).create_tuple_iterator(num_epochs=2, output_numpy=True)
+    same = create_dataset(config, "train", ONE, NAMES).create_tuple_iterator(num_epochs=2, output_numpy=True)
     passes = [[tuple(map(np.array, row)) for row in same] for _ in range(2)]
     assert_same(*passes)
 
@@ -206,11 +214,7 @@ def test_one_pipeline_for_several_epochs(digits):
 @pytest.mark.parametrize("keep_ratio", [True, False])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
 def test_evaluation_input(keep_ratio, interpolation):
-    config = read_config(
-        f"--device_target CPU --keep_ratio {keep_ratio} --interpolation {interpolation} --testing_shape 64,96".split(),
-        "",
-    )
-    spec = input_spec(config)
+    spec = input_spec(recipe(Path(), keep_ratio=keep_ratio, interpolation=interpolation, testing_shape="64,96"))
     picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
     found = eval_transform(picture, spec)
     assert found.shape == (3, 64, 96) and found.dtype == np.float32
@@ -230,7 +234,7 @@ def test_evaluation_input(keep_ratio, interpolation):
 
 
 def test_input_spec_is_plain_data():
-    spec = input_spec(read_config(["--device_target", "CPU"], ""))
+    spec = input_spec(read_config([], ""))
     assert json.loads(json.dumps(spec)) == spec and (spec["height"], spec["width"]) == (416, 416)
     assert spec["category_ids"] == [] and spec["keep_ratio"] is True
 
@@ -238,7 +242,7 @@ def test_input_spec_is_plain_data():
 @pytest.mark.parametrize("ranks", [1, 2, 3, 11])
 def test_evaluation_shows_every_image_once(digits, ranks):
     config = recipe(digits, per_batch_size=4)
-    found = [batches(config, False, Device("CPU", 0, rank, ranks)) for rank in range(ranks)]
+    found = [batches(config, "val", Device("CPU", 0, rank, ranks)) for rank in range(ranks)]
     positions = [int(p) for shard in found for _, index, _ in shard for p in index]
     assert sorted(positions) == list(range(11)) and (ranks > 1 or positions == list(range(11)))
     for shard in found:
@@ -249,7 +253,7 @@ def test_evaluation_shows_every_image_once(digits, ranks):
     path = sorted((digits / "val2017").iterdir())[int(index[1]) if len(index) > 1 else int(index[0])]
     np.testing.assert_array_equal(image[min(1, len(index) - 1)], eval_transform(read_picture(path), input_spec(config)))
     with pytest.raises(DataError, match="11 images on 12 devices"):
-        create_dataset(config, False, Device("CPU", 0, 0, 12), NAMES)
+        create_dataset(config, "val", Device("CPU", 0, 0, 12), NAMES)
 
 
 def test_evaluation_keeps_images_without_boxes(tmp_path):
@@ -267,14 +271,14 @@ def test_evaluation_keeps_images_without_boxes(tmp_path):
     rows = [{"id": 1, "image_id": 2, "category_id": 7, "bbox": [1, 1, 5, 5], "iscrowd": 1}]
     content = {"images": images, "annotations": rows, "categories": [{"id": 7, "name": "a"}]}
     (tmp_path / "annotations/instances_val.json").write_text(json.dumps(content))
-    config = recipe(tmp_path, test_img_shape="[64, 64]")
-    assert find_classes(config, False, ONE) == ["a"] and count_images(config, False) == 3
-    image, index, size = batches(config, False)[0]
+    config = recipe(tmp_path, test_img_shape=[64, 64])
+    assert find_classes(config, "val", ONE) == ["a"] and count_images(config, "val") == 3
+    image, index, size = batches(config, "val")[0]
     assert index.tolist() == [0, 1, 2] and size.tolist() == [[30, 50], [30, 50], [50, 30]]
     (tmp_path / "val").rename(tmp_path / "train")
     (tmp_path / "annotations/instances_val.json").rename(tmp_path / "annotations/instances_train.json")
     with pytest.raises(DataError, match="none of the 3 training images has a box"):
-        find_classes(config, True, ONE)
+        find_classes(config, "train", ONE)
 
 
 def test_a_damaged_image_is_named(digits, tmp_path):
@@ -284,16 +288,16 @@ def test_a_damaged_image_is_named(digits, tmp_path):
     victim = sorted((tmp_path / "d/val2017").iterdir())[6]
     content = victim.read_bytes()
     config = recipe(tmp_path / "d")
-    for is_train, folder in ((False, "val2017"), (True, "train2017")):
-        for path in sorted((tmp_path / "d" / folder).iterdir())[6:7]:
+    for split in ("val", "train"):
+        for path in sorted((tmp_path / f"d/{split}2017").iterdir())[6:7]:
             path.write_bytes(content[: len(content) // 2])
             with pytest.raises(RuntimeError) as caught:
-                batches(config, is_train)
+                batches(config, split)
             error = data_error(caught.value, tmp_path)
             assert isinstance(error, DataError) and "\n" not in str(error)
             assert str(error).startswith(f"{path} cannot be used: Failed to decode: ")
             with pytest.raises(DataError, match="1 of .* files are not readable"):
-                find_classes(config, is_train, ONE)
+                find_classes(config, split, ONE)
 
 
 @pytest.mark.parametrize(
@@ -304,21 +308,21 @@ def test_a_damaged_image_is_named(digits, tmp_path):
         ({"training_shape": "320,416,64"}, "training_shape=320,416,64"),
         ({"training_shape": "big"}, "training_shape=big"),
         ({"training_shape": "-32"}, "training_shape=-32"),
-        ({"multi_scale": "[64, 100]"}, r"multi_scale=\[64, 100\]"),
-        ({"multi_scale": "[]"}, r"multi_scale=\[\]"),
-        ({"multi_scale": "[16]"}, r"multi_scale=\[16\]"),
-        ({"mosaic": "1.5"}, "mosaic=1.5"),
-        ({"mean": "[0.5, 0.5]"}, r"mean=\[0.5, 0.5\]"),
-        ({"std": "[1, 1, 0]"}, "std above 0"),
-        ({"test_img_shape": "[416, 410]"}, "test_img_shape=416,410"),
+        ({"multi_scale": [64, 100]}, r"multi_scale=\[64, 100\]"),
+        ({"multi_scale": []}, r"multi_scale=\[\]"),
+        ({"multi_scale": [16]}, r"multi_scale=\[16\]"),
+        ({"mosaic": 1.5}, "mosaic=1.5"),
+        ({"mean": [0.5, 0.5]}, r"mean=\[0.5, 0.5\]"),
+        ({"std": [1, 1, 0]}, "std above 0"),
+        ({"test_img_shape": [416, 410]}, "test_img_shape=416,410"),
         ({"testing_shape": "33"}, "testing_shape=33"),
-        ({"num_parallel_workers": "0"}, "num_parallel_workers=0"),
-        ({"per_batch_size": "0"}, "batch_size=0"),
+        ({"num_parallel_workers": 0}, "num_parallel_workers=0"),
+        ({"per_batch_size": 0}, "batch_size=0"),
     ],
 )
 def test_options_that_cannot_be(digits, changes, message):
     with pytest.raises(UsageError, match=message):
-        create_dataset(recipe(digits, **changes), True, ONE, NAMES)
+        create_dataset(recipe(digits, **changes), "train", ONE, NAMES)
 
 
 def test_resize_rate_and_anchors(digits):
@@ -337,7 +341,7 @@ def test_an_abandoned_reading_ends_its_threads(digits):
     import threading
 
     before = threading.active_count()
-    source = pipeline._training_batches(recipe(digits), ONE, pipeline._read(recipe(digits), True), NAMES, 2)
+    source = pipeline._training_batches(recipe(digits), ONE, pipeline._read(recipe(digits), "train"), NAMES, 2)
     reading = iter(source)
     next(reading)
     assert threading.active_count() > before

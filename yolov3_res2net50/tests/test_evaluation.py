@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import eval as program
+from conftest import SMALL
 from src.data.coco import read_coco
 from src.dataset import input_spec
 from src.detect import evaluation
 from src.detect.coco_eval import evaluate_results
-from src.detect.evaluation import evaluate, match_outputs, validation_metrics
+from src.detect.evaluation import evaluate, match_outputs, validate
 from src.model_utils import checkpoint
 from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
 from src.model_utils.errors import DataError, UsageError
-from src.recipe import build_network, network_description, read_config
+from src.model_utils.inference import description
+from src.recipe import MODEL, read_config
 
 import mindspore as ms
 import numpy as np
@@ -265,19 +267,19 @@ def test_options_that_cannot_be(data, option):
         program.main(options(data, "--pretrained", "none.ckpt", *option))
 
 
-def test_validation_metrics(data, monkeypatch):
+def test_validation(data, monkeypatch):
     """Through the real pipeline; equal on all ranks, and to those of a single one."""
     config = read_config(options(data), "")
     monkeypatch.setattr(evaluation, "_detector", lambda network: network)
     names = ["cat", "ant", "bee"]
-    assert validation_metrics(config, Network(names), CPU, names) == {
+    assert validate(config, Network(names), CPU, names) == {
         "mean_average_precision": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0
     }  # fmt: skip
-    alone = validation_metrics(config, Network(names, shift=0.3), CPU, names)
+    alone = validate(config, Network(names, shift=0.3), CPU, names)
     # Objects that are moved by 0.3 of their width have an IoU of 0.7 / 1.3 = 0.54: one of the ten thresholds.
     assert alone == pytest.approx({"mean_average_precision": 0.1, "AP50": 1.0, "AP75": 0.0, "AR100": 0.1})
-    work = lambda device, share: validation_metrics(config, Network(names, shift=0.3), device, names)  # noqa: E731
-    monkeypatch.setattr(evaluation, "create_dataset", lambda config, is_train, device, names: Batches(
+    work = lambda device, share: validate(config, Network(names, shift=0.3), device, names)  # noqa: E731
+    monkeypatch.setattr(evaluation, "create_dataset", lambda config, split, device, names: Batches(
         [[0, 1, 2], [3, 4]][device.rank]))  # fmt: skip
     assert on_ranks([[], []], work) == [alone, alone]
 
@@ -286,7 +288,7 @@ def run_eval(monkeypatch, data: Path, out: Path, network: Network, *more: str, s
     """eval.py with a stand-in for the checkpoint, whose input has SIDES; returns its lines."""
     spec = {**input_spec(read_config(options(data), "")), "height": SIDES[0], "width": SIDES[1]}
     about = {"network": {"num_classes": len(network.names)}, "input": spec, "class_names": network.names}
-    monkeypatch.setattr(program, "load_network", lambda path, config, use_ema: (network, about))
+    monkeypatch.setattr(program, "load_network", lambda model, path, config, use_ema: (network, about))
     monkeypatch.setattr(program, "Detector", lambda network: network)
     arguments = options(data, "--pretrained", "net.ckpt", "--log_path", str(out), *more)
     if not size:
@@ -352,10 +354,9 @@ def test_what_the_program_refuses(monkeypatch, data, tmp_path):
 
 
 def small_checkpoint(config: Config, path: Path) -> Path:
-    about = {"network": network_description(config), "input": input_spec(config), "class_names": ["ant", "bee", "cat"]}
+    about = description(MODEL, config, ["ant", "bee", "cat"])
     ms.set_seed(1)
-    values = {parameter.name: parameter.asnumpy() for parameter in build_network(about).get_parameters()}
-    checkpoint.save(path, values, about)
+    checkpoint.save(path, MODEL.build_network(about["network"]).parameters_dict(), about)
     return path
 
 
@@ -363,7 +364,7 @@ def test_real_checkpoint_and_bad_data(tmp_path, capsys):
     """A small random network from its file, and data sets with a fault."""
     data = write_data(tmp_path / "coco")
     file = data / "annotations/instances_val2017.json"
-    config = read_config(options(data, "--width_multiplier", "0.125", "--num_classes", "3"), "")
+    config = read_config(options(data, *SMALL, "--num_classes", "3"), "")
     path = small_checkpoint(config, tmp_path / "small.ckpt")
     arguments = ["--data_dir", str(data), "--device_target", "CPU", "--pretrained", str(path), "--per_batch_size", "3",
                  "--log_path", str(tmp_path / "out")]  # fmt: skip

@@ -1,6 +1,7 @@
 """The backbone against timm with the same weights, its gradients, and the detector that is built on it."""
 
 import oracle
+from conftest import randomize
 from src.model_utils.layers import portable_operators
 from src.res2net import Res2Net, res2net50
 from src.yolo import ANCHORS, Decode, Detector, scales, yolov3_res2net50
@@ -41,6 +42,12 @@ def weights():
     return {as_parameter(n): v for n, v in oracle.timm_state().items() if not n.endswith("num_batches_tracked")}
 
 
+@pytest.fixture(scope="module")
+def evaluated(weights):
+    """The image classifier in evaluation, for tests that change nothing."""
+    return classifier(weights)
+
+
 def classifier(weights) -> nn.Cell:
     """The image classifier with timm's weights, all of them."""
     network = res2net50(1000).set_train(False)
@@ -76,12 +83,11 @@ def check_case(network, case: dict) -> None:
 # the backbone
 
 
-def test_agrees_with_timm(weights):
+def test_agrees_with_timm(evaluated):
     """Logits, and the statistics of the stages on the way to them."""
-    network = classifier(weights)
-    outputs = watch(network, oracle.TIMM["eval"][0]["stages"])
+    outputs = watch(evaluated, oracle.TIMM["eval"][0]["stages"])
     for case in oracle.TIMM["eval"]:
-        check_case(network, case)
+        check_case(evaluated, case)
         for name, expected in case["stages"].items():
             result = outputs[name].reshape(expected["shape"]) if name == "global_pool" else outputs[name]
             oracle.check_statistics(result, expected, f"{case['tag']} {name}")
@@ -94,17 +100,18 @@ def test_graph_with_portable_operators_agrees_with_timm(weights):
     check_case(network, oracle.TIMM["eval"][0])
 
 
-def test_features(weights):
+def test_features(evaluated):
     """The detector gets the outputs of layer2, layer3 and layer4."""
     case = oracle.TIMM["eval"][0]
     images = ms.Tensor(oracle.model_input(case["input_shape"], oracle.TIMM["seed"]))
-    for name, feature in zip(("layer2", "layer3", "layer4"), classifier(weights).backbone(images)):
+    for name, feature in zip(("layer2", "layer3", "layer4"), evaluated.backbone(images)):
         oracle.check_statistics(feature.asnumpy(), case["stages"][name], name)
 
 
-def test_images_of_a_batch_do_not_see_each_other(weights):
+def test_images_of_a_batch_do_not_see_each_other():
     """Evaluation takes the stored statistics everywhere, in the stem too."""
-    network = classifier(weights)
+    network = res2net50(10, width=0.25).set_train(False)
+    randomize(network)
     one, other = (oracle.model_input((1, 3, 64, 96), seed) for seed in (0, 1))
     alone = network(ms.Tensor(one)).asnumpy()
     together = network(ms.Tensor(np.concatenate([one, 9 * other]))).asnumpy()
@@ -211,11 +218,12 @@ def test_frozen_parameters(detector):
     assert size(in_stem) == 128 and size(left) + size(in_stem) == 107933533
 
 
-@pytest.mark.parametrize(("height", "width"), [(416, 416), (96, 160)])
-def test_output_shapes(detector, height, width):
-    maps = detector(ms.Tensor(oracle.model_input((1, 3, height, width), 0)))
-    assert [m.shape for m in maps] == [(1, 255, height // stride, width // stride) for stride in (32, 16, 8)]
-    assert all(m.dtype == ms.float32 and np.isfinite(m.asnumpy()).all() for m in maps)
+def test_output_shapes():
+    network = small_network(80)
+    for height, width in ((416, 416), (96, 160)):
+        maps = network(ms.Tensor(oracle.model_input((1, 3, height, width), 0)))
+        assert [m.shape for m in maps] == [(1, 255, height // stride, width // stride) for stride in (32, 16, 8)]
+        assert all(m.dtype == ms.float32 and np.isfinite(m.asnumpy()).all() for m in maps)
 
 
 def test_convolutions_and_batch_norms(detector):
@@ -245,7 +253,8 @@ def test_objectness_starts_low(detector):
 
 
 def small_network(num_classes: int = 3, **options) -> nn.Cell:
-    return yolov3_res2net50(num_classes, width=0.25, **options).set_train(False)
+    """A quarter of the channels, one block in each layer."""
+    return yolov3_res2net50(num_classes, width=0.25, stage_blocks=(1, 1, 1, 1), **options).set_train(False)
 
 
 def test_decoded_outputs():
@@ -275,19 +284,28 @@ def test_detector_has_the_names_of_its_network():
 @pytest.mark.parametrize("width", [0.25, 0.5])
 def test_width(width):
     """Multiples of eight channels, and the same parameters."""
-    network = yolov3_res2net50(3, width=width).set_train(False)
+    network = yolov3_res2net50(3, width=width)
     assert len(list(network.get_parameters())) == 541
     assert network.backbone.out_channels == [512 * width, 1024 * width, 2048 * width]
-    maps = network(ms.Tensor(np.zeros((1, 3, 64, 32), np.float32)))
-    assert [m.shape for m in maps] == [(1, 24, 2, 1), (1, 24, 4, 2), (1, 24, 8, 4)]
     assert size(network.trainable_params()) == pytest.approx(108176229 * width**2, rel=0.1)
+
+
+def test_fewer_blocks():
+    """The same names, but for the blocks that are left out, and maps of the same shapes."""
+    whole, part = (yolov3_res2net50(3, width=0.1, stage_blocks=blocks) for blocks in ((3, 4, 6, 3), (1, 2, 1, 1)))
+    left_out = [f"layer1.{i}." for i in (1, 2)] + [f"layer2.{i}." for i in (2, 3)]
+    left_out += [f"layer3.{i}." for i in range(1, 6)] + [f"layer4.{i}." for i in (1, 2)]
+    kept = [name for name in whole.parameters_dict() if not name.startswith(tuple(f"backbone.{n}" for n in left_out))]
+    assert list(part.parameters_dict()) == kept and len(kept) < 541
+    maps = part.set_train(False)(ms.Tensor(np.zeros((1, 3, 64, 32), np.float32)))
+    assert [m.shape for m in maps] == [(1, 24, 2, 1), (1, 24, 4, 2), (1, 24, 8, 4)]
 
 
 def test_shortcuts_differ():
     """Both kinds have the same parameters, and pool in other ways."""
     images = ms.Tensor(oracle.model_input((1, 3, 64, 96), 0))
     ms.set_seed(3)
-    average, maximum = (Res2Net(shortcut, 0.25).set_train(False) for shortcut in ("avg_pool", "max_pool"))
+    average, maximum = (Res2Net(shortcut, 0.25, (1, 1, 1, 1)).set_train(False) for shortcut in ("avg_pool", "max_pool"))
     for name, parameter in maximum.parameters_dict().items():
         parameter.set_data(ms.Tensor(average.parameters_dict()[name].asnumpy()))
     for one, other in zip(average(images), maximum(images)):
@@ -305,6 +323,8 @@ def test_shortcuts_differ():
         ({"shortcut": "conv"}, "shortcut=conv"),
         ({"width": 0.0}, "width=0.0"),
         ({"width": -1.0}, "width=-1.0"),
+        ({"stage_blocks": (3, 4, 6)}, r"stage_blocks=\[3, 4, 6\]: four numbers"),
+        ({"stage_blocks": (3, 4, 0, 3)}, r"stage_blocks=\[3, 4, 0, 3\]"),
     ],
 )
 def test_impossible_detectors_are_refused(options, message):

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import export as program
 import infer
-from conftest import WIDTH
-from src import res2net
+from conftest import SMALL
 from src.data.coco import read_coco
 from src.data.pictures import read_picture
-from src.dataset import eval_transform, input_spec
+from src.dataset import eval_transform
 from src.model_utils import checkpoint
 from src.model_utils.errors import DataError, UsageError
-from src.model_utils.inference import load_model
+from src.model_utils.inference import description, load_model
 from src.quantize import calibration, comparison, int8
-from src.recipe import build_network, network_description, read_config
+from src.recipe import MODEL, read_config
 
 import mindspore as ms
 import numpy as np
@@ -39,10 +38,9 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def weights(folder: Path) -> Path:
     """A checkpoint with one block in each layer; its batch norms and output layers are not those of a fresh network."""
-    options = ["--width_multiplier", str(WIDTH), "--num_classes", "10", "--testing_shape", str(SIDE)]
-    config = read_config(options, "")
-    about = {"network": network_description(config), "input": input_spec(config), "class_names": NAMES}
-    network, random = build_network(about), np.random.default_rng(5)
+    config = read_config([*SMALL, "--num_classes", "10", "--testing_shape", str(SIDE)], "")
+    about = description(MODEL, config, NAMES)
+    network, random = MODEL.build_network(about["network"]), np.random.default_rng(5)
     values = {}
     for name, parameter in network.parameters_dict().items():
         value = parameter.asnumpy().copy()
@@ -54,13 +52,6 @@ def weights(folder: Path) -> Path:
     path = folder / "random.ckpt"
     checkpoint.save(path, {name: ms.Tensor(value) for name, value in values.items()}, about)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shallow():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(res2net, "BLOCKS", (1,) * 4)
-        yield
 
 
 def options(weights: Path, name: Path, pictures: Path, *more: str) -> list[str]:
@@ -105,7 +96,7 @@ def test_only_the_documented_files_are_written(quantized):
 def test_outputs_of_int8_are_close_to_those_of_float(quantized, folder):
     config = read_config([], "")
     (floats, about, _), (integers, _, _) = (
-        load_model(quantized / f"{name}.onnx", config) for name in ("model", "model_int8")
+        load_model(MODEL, quantized / f"{name}.onnx", config) for name in ("model", "model_int8")
     )
     pictures = pictures_of(folder / "data" / "val2017")[:BATCH]
     images = np.stack([eval_transform(picture, about["input"]) for picture in pictures])
@@ -200,7 +191,7 @@ def test_average_precision_before_and_after(folder, quantized, monkeypatch):
     def compare(shift: float) -> dict:
         models = {"model.onnx": Finder(coco, about["input"], order, 0.0)}
         models["model_int8.onnx"] = Finder(coco, about["input"], order, shift)
-        monkeypatch.setattr(comparison, "load_model", lambda path, _: (models[path.name], about, BATCH))
+        monkeypatch.setattr(comparison, "load_model", lambda model, path, config: (models[path.name], about, BATCH))
         images = np.zeros((BATCH, 3, SIDE, SIDE), np.float32)
         report = comparison.compare(quantized / "model.onnx", quantized / "model_int8.onnx", images, config)
         calls = -(-len(coco.paths) // BATCH) + comparison.WARM_UP + comparison.CALLS
@@ -363,9 +354,8 @@ def test_without_evaluation_data_the_report_says_so_and_a_second_run_replaces_th
     def run(pictures: Path) -> dict:
         return int8.quantize(float_model, read_config(["--calibration_data", str(pictures)], ""))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(int8, "quantize_file", lambda path, target, _: shutil.copy(path, target))
-        run(few_digits / "train2017")
+    monkeypatch.setattr(int8, "quantize_file", lambda path, target, _: shutil.copy(path, target))
+    run(few_digits / "train2017")
     assert len(list((float_model.parent / "model_calibration").iterdir())) == 6
     report = run(few_digits / "val2017")
     assert len(list((float_model.parent / "model_calibration").iterdir())) == 4  # ten pictures, not sixteen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import mindspore_hub_conf as hub
 from src.lr_scheduler import get_lr
 from src.model_utils.device_adapter import Device
@@ -10,7 +12,7 @@ from src.recipe import (
     FOLDER,
     build_network,
     checkpoint_folder,
-    network_description,
+    describe_network,
     read_config,
     require_agreement,
     saves_checkpoints,
@@ -81,10 +83,22 @@ def test_options_that_cannot_be(option, message):
         read_config(option, "")
 
 
-@pytest.mark.parametrize("option", [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"]])
+@pytest.mark.parametrize("option", [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"], ["--stage_blocks", "1,1"]])
 def test_networks_that_cannot_be(option):
-    with pytest.raises(UsageError):
-        build_network({"network": network_description(read_config(option, ""))})
+    with pytest.raises(UsageError, match=option[0][2:].replace("_multiplier", "")):
+        build_network(describe_network(read_config(option, "")))
+
+
+def test_description_builds_the_network():
+    """Also one of an older file, which names no blocks: then it has those of Res2Net50."""
+    about = describe_network(read_config(["--num_classes", "3", "--width_multiplier", "0.05"], ""))
+    assert json.loads(json.dumps(about)) == about
+    shapes = {name: p.shape for name, p in build_network(about).parameters_dict().items()}
+    assert shapes["big.output.weight"][0] == 3 * (5 + 3) and len(shapes) == 541
+    older = {key: value for key, value in about.items() if key != "stage_blocks"}
+    assert {name: p.shape for name, p in build_network(older).parameters_dict().items()} == shapes
+    small = build_network({**about, "stage_blocks": [1, 1, 1, 1]})
+    assert len(list(small.get_parameters())) < 541
 
 
 def test_learning_rates():
@@ -102,10 +116,14 @@ def test_learning_rates():
     )
 
 
-@pytest.mark.parametrize("option", [["--max_epoch", "0"], ["--T_max", "0"], ["--lr", "-1"], ["--warmup_epochs", "-1"]])
-def test_schedules_that_cannot_be(option):
+@pytest.mark.parametrize("option", [
+    ["--max_epoch", "0"], ["--T_max", "0"], ["--lr", "-1"], ["--warmup_epochs", "-1"], ["--eta_min", "-1"],
+    ["--lr_gamma", "-1"], ["--lr_epochs", "5,-1"],
+])  # fmt: skip
+@pytest.mark.parametrize("scheduler", ["exponential", "cosine_annealing"])
+def test_schedules_that_cannot_be(option, scheduler):
     with pytest.raises(UsageError, match=option[0][2:]):
-        get_lr(read_config([*option, "--lr_scheduler", "cosine_annealing"], ""), 2)
+        get_lr(read_config([*option, "--lr_scheduler", scheduler], ""), 2)
 
 
 def test_processes_agree_with_the_options():
@@ -150,7 +168,7 @@ def test_run_that_is_resumed(tmp_path):
 
 def test_hub():
     for name in ("yolov3_res2net50", "yolov3_res2net"):
-        network = hub.create_network(name, num_classes=3, width=0.125)
+        network = hub.create_network(name, num_classes=3, width=0.125, stage_blocks=(1, 1, 1, 1))
         assert network.big.output.weight.shape[0] == 3 * (5 + 3)
     with pytest.raises(NotImplementedError, match="resnet is not implemented"):
         hub.create_network("resnet")

@@ -56,7 +56,7 @@ def test_boxes_of_the_targets_lie_on_their_objects(rectangles, changes):
     config = recipe(rectangles, **changes)
     spec, boxes_seen = input_spec(config), 0
     for epoch in range(1, 6):
-        data = create_dataset(config, True, ONE, NAMES, epoch=epoch)
+        data = create_dataset(config, "train", ONE, NAMES, epoch=epoch)
         for images, targets in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
             for image, target in zip(images, targets):
                 picture = to_picture(image, spec["mean"], spec["std"]).astype(int)
@@ -79,7 +79,7 @@ def test_one_sheet_a_batch(rectangles, tmp_path):
     written = write_batches(config, ONE, NAMES, tmp_path / "new" / "visualized", 5)  # an epoch has two
     assert [path.name for path in written] == ["batch_1.png", "batch_2.png"]
     images, targets = next(
-        create_dataset(config, True, ONE, NAMES).create_tuple_iterator(num_epochs=1, output_numpy=True)
+        create_dataset(config, "train", ONE, NAMES).create_tuple_iterator(num_epochs=1, output_numpy=True)
     )
     sheet = np.asarray(Image.open(written[0]))
     height, width = images.shape[2:]

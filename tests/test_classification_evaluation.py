@@ -1,0 +1,275 @@
+"""Evaluation counts every image once and equals a hand count on each; which output is which class."""
+
+from __future__ import annotations
+
+import csv
+import math
+from fractions import Fraction
+from pathlib import Path
+
+from model_utils.checkpoint import load, save
+from model_utils.classification.evaluation import (
+    LOSS_UNIT,
+    Totals,
+    cross_entropy,
+    evaluate,
+    exact_sums,
+    load_for_evaluation,
+    match_classes,
+)
+from model_utils.classification.infer import read_picture
+from model_utils.classification.transforms import eval_transforms
+from model_utils.device_adapter import Device
+from model_utils.errors import DataError, UsageError
+from model_utils.inference import load_network
+from toy.model import MODEL
+from toy.programs import run_eval
+from toy_runs import command_line
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("programs")
+CPU = Device("CPU", 0)
+CLASSES = [str(digit) for digit in range(10)]
+
+
+class Batches:
+    """Stands in for a pipeline: these images and labels, in batches."""
+
+    def __init__(self, images, labels, batch_size: int):
+        self.images, self.labels, self.batch_size = np.array(images, np.float32), np.array(labels, np.int32), batch_size
+
+    def create_tuple_iterator(self, num_epochs, output_numpy):
+        assert num_epochs == 1 and output_numpy
+        for start in range(0, len(self.images), self.batch_size):
+            yield tuple(values[start : start + self.batch_size] for values in (self.images, self.labels))
+
+
+def identity(images: ms.Tensor) -> ms.Tensor:
+    """The network whose logits are its images."""
+    return images
+
+
+def options(checkpoint: Path, data: Path, out: Path, **changes) -> list[str]:
+    return command_line(checkpoint_path=checkpoint, val_data_dir=data, run_dir=out, num_parallel_workers=1, **changes)
+
+
+# ---- The count -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [7, 40, 64])
+def test_equals_a_hand_count_on_every_picture(toy_state, few_digits, tmp_path, batch_size):
+    """40 of 40 with batch sizes that do not divide 40, against one picture after the other."""
+    totals = run_eval(options(toy_state, few_digits / "val", tmp_path, batch_size=batch_size))
+    network, about = load_network(MODEL, toy_state, MODEL.read_config([], ""))
+    top_1 = top_5 = loss = 0
+    paths = sorted((few_digits / "val").rglob("*.jpg"))
+    for path in paths:
+        picture = read_picture(path)
+        for operator in eval_transforms(about["input"]):
+            picture = operator(picture)
+        logits = network(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
+        label = CLASSES.index(path.parent.name)
+        top_1 += int(logits.argmax()) == label
+        top_5 += int((logits > logits[label]).sum()) < 5
+        loss += math.log(np.exp(logits - logits[label]).sum())
+    assert len(paths) == 40 and 0 < top_1 < top_5 < 40, "nothing would be seen"
+    assert totals[:3] == (40, top_1, top_5)
+    assert totals.loss == pytest.approx(loss, rel=1e-5)
+    assert totals.accuracies() == {"top_1_accuracy": top_1 / 40, "top_5_accuracy": top_5 / 40}
+    assert f"accuracy: {totals.accuracies()}\n" in (tmp_path / "eval.log").read_text()
+
+
+def test_the_lowest_index_wins_a_tie():
+    logits = [[1, 1, 1, 1, 1, 1, 1], [0, 2, 2, 0, 0, 0, 0], [0, 2, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0]]
+    for labels, top_1, top_5 in (([0, 1, 1, 0], 4, 4), ([1, 2, 2, 6], 0, 3), ([4, 4, 5, 4], 0, 2), ([5, 6, 6, 6], 0, 0)):
+        for batch_size in (1, 3, 4):
+            totals = evaluate(identity, Batches(logits, labels, batch_size), batch_size, 4, CPU)
+            assert totals[:3] == (4, top_1, top_5), (labels, batch_size)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 6])
+def test_top_5_of_few_classes(classes):
+    logits = np.arange(classes, 0, -1)[None]  # class 0 is the likeliest
+    assert evaluate(identity, Batches(logits, [0], 1), 1, 1, CPU)[1:3] == (1, 1)
+    assert evaluate(identity, Batches(logits, [classes - 1], 1), 1, 1, CPU)[1:3] == (classes == 1, classes <= 5)
+
+
+def test_pictures_that_are_missing_or_too_many():
+    for expected in (3, 5):
+        with pytest.raises(DataError, match=f"4 images were evaluated, the data set has {expected}"):
+            evaluate(identity, Batches(np.zeros((4, 2)), [0] * 4, 3), 3, expected, CPU)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite(toy_state, few_digits, tmp_path, value):
+    with pytest.raises(DataError, match="outputs are not finite; give another checkpoint"):
+        evaluate(identity, Batches([[0, 1], [0, value]], [0, 0], 2), 2, 2, CPU)
+    parameters, about = load(toy_state)
+    parameters["body.conv.weight"].set_data(ms.Tensor(np.full(parameters["body.conv.weight"].shape, value, np.float32)))
+    save(tmp_path / "bad.ckpt", parameters, {key: about[key] for key in ("network", "input", "class_names")})
+    with pytest.raises(DataError, match="not finite"):
+        run_eval(options(tmp_path / "bad.ckpt", few_digits / "val", tmp_path))
+
+
+def test_moving_average_of_a_training_state(toy_state, few_digits, tmp_path):
+    """--use_ema evaluates what the training said of the average, to the last bit; without it, of the raw weights."""
+    said = {row["name"]: float(row["value"]) for row in csv.DictReader((toy_state.parents[1] / "run/curves.csv").open())}
+    for prefix, use_ema in (("", False), ("ema_", True)):
+        found = run_eval(options(toy_state, few_digits / "val", tmp_path, use_ema=use_ema)).accuracies()
+        assert found == {name: said[f"{prefix}{name}"] for name in found}
+    best = toy_state.with_name("toy_best.ckpt")
+    with pytest.raises(DataError, match="no moving average"):
+        run_eval(options(best, few_digits / "val", tmp_path, use_ema=True))
+
+
+# ---- Loss and sums ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+def test_cross_entropy_equals_its_definition(smoothing):
+    random = np.random.RandomState(2)
+    logits, labels = random.normal(0, 3, (6, 4)).astype(np.float32), np.array([0, 1, 2, 3, 3, 0])
+    target = np.full((6, 4), smoothing / 3)
+    target[np.arange(6), labels] = 1 - smoothing
+    scores = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(cross_entropy(logits, labels, smoothing), -(target * np.log(scores)).sum(axis=1), rtol=1e-12)
+
+
+def test_cross_entropy_of_large_logits_and_one_class():
+    assert cross_entropy(np.float32([[1e4, 0], [0, 1e4]]), np.array([0, 0])).tolist() == [0.0, 1e4]
+    assert cross_entropy(np.float32([[7]]), np.array([0]), 0.1).tolist() == [0.0]
+
+
+def test_metrics():
+    assert Totals(8, 2, 6, 4.0).metrics() == {"top_1_accuracy": 0.25, "top_5_accuracy": 0.75, "validation_loss": 0.5}
+
+
+class Ranks:
+    """Three ranks of which this one speaks for all: each gives the same numbers, and float32 adds them."""
+
+    size, rank = 3, 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        found = [np.float32(value) + np.float32(value) + np.float32(value) for value in values]
+        assert all(value < 2**24 for value in found), "float32 rounds such sums"
+        return [float(value) for value in found]
+
+
+def test_sums_over_ranks_are_exact():
+    numbers = [0, 1, 2**24 + 1, 2**53 + 1, 3 * 10**30 + 7, 2**216 - 1]
+    assert exact_sums(numbers, Ranks()) == [3 * number for number in numbers]
+    assert exact_sums(numbers, CPU) == numbers
+    largest = 10**14 * Fraction(float(np.finfo(np.float32).max)) / Fraction(LOSS_UNIT)
+    assert exact_sums([int(largest)], Ranks()) == [3 * int(largest)]
+
+
+def test_the_order_of_the_pictures_does_not_matter():
+    """Not even in the last bit of the loss."""
+    random = np.random.RandomState(4)
+    logits, labels = random.normal(0, 9, (50, 7)).astype(np.float32), random.randint(0, 7, 50)
+    totals = {evaluate(identity, Batches(logits[order], labels[order], size), size, 50, CPU, 0.1)
+              for order, size in ((np.arange(50), 7), (random.permutation(50), 13), (np.arange(50)[::-1], 50))}  # fmt: skip
+    assert len(totals) == 1
+    assert totals.pop().loss == pytest.approx(cross_entropy(logits, labels, 0.1).sum(), rel=1e-11)
+
+
+# ---- Which output is which class -------------------------------------------------------------------------------------
+
+
+def about_of(outputs: int, names: list[str] | None) -> dict:
+    return {"network": {"num_classes": outputs}, "class_names": names}
+
+
+def test_match_classes():
+    config = MODEL.read_config([], "")
+    assert match_classes(["a", "b"], about_of(2, ["a", "b"]), config) == ["a", "b"]
+    assert match_classes(["a", "c"], about_of(3, ["c", "b", "a"]), config) == ["c", "b", "a"], "the stored order"
+    assert match_classes(["a", "c"], about_of(5, None), config) == ["a", "c"], "no names: class i is folder i"
+    for names, about, message in (
+        (["a", "b", "c"], about_of(2, ["a", "b"]), "the checkpoint has 2 classes .a, b ..... val_data_dir="),
+        (["a", "b", "c"], about_of(2, None), "the checkpoint has 2 classes .unnamed"),
+        (["a", "cat"], about_of(2, ["a", "b"]), "has the class 'cat' .1 such., which the checkpoint of 2 classes"),
+    ):
+        with pytest.raises(DataError, match=message):
+            match_classes(names, about, config)
+
+
+def test_classes_that_the_data_set_numbers_itself():
+    config = MODEL.read_config([], "")
+    assert match_classes(["a", "b"], about_of(2, ["a", "b"]), config, is_fixed=True) == ["a", "b"]
+    assert match_classes(["a", "b"], about_of(2, None), config, is_fixed=True) == ["a", "b"]
+    for about in (about_of(3, None), about_of(2, ["b", "a"]), about_of(3, ["a", "b", "c"])):
+        with pytest.raises(DataError, match="evaluate on the data that it was trained for"):
+            match_classes(["a", "b"], about, config, is_fixed=True)
+
+
+def subset(data: Path, folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for path in (data / "val" / name.replace("cat", "0")).iterdir():
+            (folder / name / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_some_of_the_classes_keep_their_indices(toy_state, few_digits, tmp_path):
+    """A picture keeps the index that its class had in training."""
+    config = MODEL.read_config(options(toy_state, subset(few_digits, tmp_path / "val", "7", "9"), tmp_path), "")
+    changed, network, dataset = load_for_evaluation(MODEL, config, CPU, str(toy_state))
+    labels = [int(n) for _, row in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True) for n in row]
+    assert labels == [7] * 4 + [9] * 4 and not network.training and changed.num_classes == 10
+
+
+def test_the_weights_decide_the_input_and_the_classes(few_digits, tmp_path):
+    """Twelve classes at 20 pixels by the checkpoint, ten at 16 by the recipe; the names are those of the data."""
+    config = MODEL.read_config(["--num_classes", "12", "--image_height", "20", "--image_width", "20"], "")
+    about = {"network": MODEL.describe_network(config), "input": MODEL.input_spec(config)}
+    save(tmp_path / "twelve.ckpt", MODEL.build_network(about["network"]).parameters_dict(), {**about, "class_names": None})
+    recipe = MODEL.read_config(options(tmp_path / "twelve.ckpt", few_digits / "val", tmp_path, batch_size=4), "")
+    config, network, dataset = load_for_evaluation(MODEL, recipe, CPU, recipe.checkpoint_path)
+    assert (config.num_classes, config.image_height, recipe.num_classes, recipe.image_height) == (12, 20, 10, 16)
+    images, _ = next(dataset.create_tuple_iterator(num_epochs=1))
+    assert images.shape == (4, 3, 20, 20) and network(images).shape == (4, 12)
+    for option in ("--num_classes=11", "--image_height=24", "--mean=0,0,0", "--activation=mish"):
+        with pytest.raises(UsageError, match=f"{option.replace('=', ' ')[:10]}.* contradicts"):
+            run_eval([*options(tmp_path / "twelve.ckpt", few_digits / "val", tmp_path), option])
+
+
+def test_data_that_do_not_belong_to_the_weights(few_digits, toy_state, tmp_path):
+    """More classes than outputs, a class of another name, no data at all: an error, no wrong number."""
+    about = {key: value for key, value in load(toy_state)[1].items() if key in ("network", "input")}
+    about["network"]["num_classes"] = 5
+    save(tmp_path / "five.ckpt", MODEL.build_network(about["network"]).parameters_dict(), {**about, "class_names": None})
+    with pytest.raises(DataError, match="the checkpoint has 5 classes .unnamed.*has 10 .0, 1, 2"):
+        run_eval(options(tmp_path / "five.ckpt", few_digits / "val", tmp_path))
+    with pytest.raises(DataError, match="class 'cat'"):
+        run_eval(options(toy_state, subset(few_digits, tmp_path / "val", "3", "cat"), tmp_path))
+    with pytest.raises(DataError, match="holds no class folders"):
+        run_eval(options(toy_state, subset(few_digits, tmp_path / "nothing", *()) / "..", tmp_path / "run"))
+
+
+def test_another_order_of_the_names(few_digits, toy_state, tmp_path):
+    """What `match` returns is the order of the outputs."""
+    config = MODEL.read_config(options(toy_state, few_digits / "val", tmp_path), "")
+    seen = {}
+
+    def match(names, about, given):
+        seen.update(names=names, stored=about["class_names"], classes=given.num_classes)
+        return names[::-1]
+
+    _, _, dataset = load_for_evaluation(MODEL, config, CPU, str(toy_state), match=match)
+    labels = [int(n) for _, row in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True) for n in row]
+    assert seen == {"names": CLASSES, "stored": CLASSES, "classes": 10}
+    assert sorted(labels) == [digit for digit in range(10) for _ in range(4)] and labels[:4] == [9] * 4
+
+
+def test_dry_run(few_digits, toy_state, tmp_path):
+    """One batch is taken: what is wrong with the first picture is found."""
+    assert run_eval(options(toy_state, few_digits / "val", tmp_path, dry_run=True)) is None
+    assert "dry run: everything was built, nothing was evaluated\n" in (tmp_path / "eval.log").read_text()
+    (tmp_path / "val/0").mkdir(parents=True)
+    (tmp_path / "val/0/a.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"val/0/a\.jpg"):
+        run_eval(options(toy_state, tmp_path / "val", tmp_path, dry_run=True, check_images=False))

@@ -1,0 +1,254 @@
+"""Exports equal the network on inputs other than the traced one; what cannot be is refused before the work; old files stay."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from model_utils import exporting
+from model_utils.checkpoint import load, save
+from model_utils.errors import DataError, UsageError
+from model_utils.exporting import export_checkpoint
+from model_utils.inference import description, load_model, load_network
+from toy.model import MODEL
+from toy.programs import run_export
+from toy_runs import command_line, start
+
+import mindspore as ms
+import numpy as np
+import onnx
+import pytest
+from mindspore import nn
+
+pytestmark = pytest.mark.usefixtures("programs")
+TOLERANCE = 1e-4
+NAMES = [f"class {index}" for index in range(10)]
+ACTIVATIONS = ("leaky_relu", "mish", "swish", "relu")
+RANGES = {"moving_mean": (0, 0.1), "moving_variance": (0.6, 0.3), "gamma": (1, 0.3), "beta": (0, 0.2)}
+
+
+def write_weights(folder: Path, activation: str) -> Path:
+    """Random weights with statistics as training leaves them."""
+    about = description(MODEL, MODEL.read_config(["--activation", activation], ""), NAMES)
+    network, random = MODEL.build_network(about["network"]), np.random.RandomState(5)
+    for name, parameter in network.parameters_dict().items():
+        centre, spread = RANGES.get(name.rpartition(".")[2], (0, 0.5))
+        values = random.standard_normal(parameter.shape)
+        values = np.abs(values) if centre else values
+        parameter.set_data(ms.Tensor(centre + spread * values, ms.float32))
+    path = folder / f"{activation}.ckpt"
+    save(path, network.parameters_dict(), about)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(programs, tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("weights")
+
+
+@pytest.fixture(scope="module")
+def weights(folder) -> Path:
+    return write_weights(folder, "leaky_relu")
+
+
+def export(checkpoint: Path, target: Path, **options) -> None:
+    run_export(command_line(checkpoint_path=checkpoint, file_name=target, **options))
+
+
+def pictures(number: int, seed: int) -> np.ndarray:
+    return np.random.RandomState(seed).standard_normal((number, 3, 16, 16)).astype(np.float32)
+
+
+def agree(result: np.ndarray, expected: np.ndarray) -> bool:
+    assert result.shape == expected.shape and result.dtype == np.float32
+    return np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(str(path)).graph.node]
+
+
+# ---- The same function -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "file_format, fold_bn, batch_size", [("MINDIR", False, 1), ("MINDIR", True, 3), ("ONNX", False, 3), ("ONNX", True, 1)]
+)
+def test_equals_the_network(folder, tmp_path, activation, file_format, fold_bn, batch_size):
+    """The traced input is of zeros; these are others, and the outputs differ from picture to picture."""
+    checkpoint = write_weights(folder, activation)
+    export(checkpoint, tmp_path / "m", file_format=file_format, fold_bn=fold_bn, batch_size=batch_size)
+    path, config = tmp_path / f"m.{file_format.lower()}", MODEL.read_config([], "")
+    model, about, fixed = load_model(MODEL, path, config)
+    assert fixed == batch_size
+    network, _ = load_network(MODEL, checkpoint, config)
+    expected = network(ms.Tensor(pictures(batch_size, 11))).asnumpy()
+    assert agree(model(pictures(batch_size, 11))[0], expected)
+    assert not agree(model(pictures(batch_size, 12))[0], expected), "the input does not matter"
+    assert batch_size == 1 or not agree(expected[:1], expected[1:2])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
+    if file_format == "ONNX":
+        assert ("BatchNormalization" in operators(path)) == (not fold_bn)
+
+
+def test_graph_of_an_export(weights, folder, tmp_path):
+    """Folded, it is two convolutions with activations that are one operator each, a mean and a product."""
+    export(weights, tmp_path / "m", file_format="ONNX", fold_bn=True)
+    kinds = operators(tmp_path / "m.onnx")
+    assert kinds.count("Conv") == kinds.count("LeakyRelu") == 2 and "Max" not in kinds
+    export(write_weights(folder, "mish"), tmp_path / "n", file_format="ONNX", fold_bn=True)
+    assert operators(tmp_path / "n.onnx").count("HardSigmoid") == 2
+
+
+def test_the_moving_average_is_exported(toy_state, tmp_path):
+    export(toy_state, tmp_path / "raw")
+    export(toy_state, tmp_path / "average", use_ema=True)
+    config = MODEL.read_config([], "")
+    raw, average = (load_model(MODEL, tmp_path / f"{n}.mindir", config)[0](pictures(1, 3))[0] for n in ("raw", "average"))
+    network, _ = load_network(MODEL, toy_state, config, use_ema=True)
+    assert agree(average, network(ms.Tensor(pictures(1, 3))).asnumpy()) and not agree(raw, average)
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+def test_description(weights, tmp_path):
+    """Beside the file: what builds the network, what it is fed, its classes, batch size and format."""
+    export(weights, tmp_path / "m.mindir")
+    export(weights, tmp_path / "m.onnx", file_format="ONNX", batch_size=2)
+    expected = load(weights)[1]
+    for name, more in (("m.mindir", ("MINDIR", 1)), ("m.onnx", ("ONNX", 2))):
+        about = json.loads((tmp_path / f"{name}.json").read_text())
+        assert about == {**expected, "file_format": more[0], "batch_size": more[1]} and about["class_names"] == NAMES
+
+
+def test_default_name(weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_export(["--checkpoint_path", str(weights)])
+    assert sorted(os.listdir()) == ["toy.mindir", "toy.mindir.json"]
+
+
+def test_a_network_that_is_prepared(weights, tmp_path):
+    """What `prepare` makes of the network is exported, in evaluation mode; it may change the description."""
+
+    class Doubled(nn.Cell):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def construct(self, images):
+            return 2 * self.network(images)
+
+    def prepare(network, about):
+        assert not network.training
+        about["outputs"] = "doubled"
+        return Doubled(network).set_train()
+
+    config = MODEL.read_config(["--fold_bn", "true"], "")
+    path = export_checkpoint(MODEL, config, str(weights), str(tmp_path / "m"), 1, prepare)
+    assert path == tmp_path / "m.mindir"
+    model, about, _ = load_model(MODEL, path, config)
+    network, _ = load_network(MODEL, weights, config)
+    assert about["outputs"] == "doubled"
+    assert agree(model(pictures(1, 4))[0], 2 * network(ms.Tensor(pictures(1, 4))).asnumpy())
+
+
+def test_dry_run(weights, tmp_path):
+    config = MODEL.read_config(["--dry_run"], "")
+    assert export_checkpoint(MODEL, config, str(weights), str(tmp_path / "m"), 1) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+@pytest.mark.parametrize("error", [RuntimeError("no space left\nlong"), ValueError("no operator"), OSError(28, "full")])
+def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file_format, error):
+    ending = file_format.lower()
+    for name in (f"m.{ending}", f"m.{ending}.json"):
+        (tmp_path / name).write_text("old")
+
+    def fail(*_args, file_name, **_options):
+        Path(f"{file_name}.{ending}").write_text("half")
+        raise error
+
+    monkeypatch.setattr(exporting.ms, "export", fail)
+    monkeypatch.setattr(exporting.ms.onnx, "export", fail)
+    with pytest.raises(DataError, match=rf"m\.{ending} cannot be written: .*(no space left|no operator|full)$"):
+        export(weights, tmp_path / "m", file_format=file_format)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"m.{ending}": "old", f"m.{ending}.json": "old"}
+
+
+def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):
+    """Also a fault of the rewriting leaves nothing behind."""
+
+    def fail(_):
+        raise ImportError("No module named 'onnx'")
+
+    monkeypatch.setattr("model_utils.onnx_graph.simplify", fail)
+    with pytest.raises(DataError, match="m.onnx cannot be written: No module named 'onnx'"):
+        export(weights, tmp_path / "m", file_format="ONNX")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- The function of the framework -----------------------------------------------------------------------------------
+
+
+def test_onnx_goes_through_the_function_of_its_own(weights, tmp_path, monkeypatch):
+    """`mindspore.export` will lose the format; where `mindspore.onnx` exists, it is not asked for it."""
+    monkeypatch.setattr(exporting.ms, "export", lambda *_, **__: pytest.fail("the deprecated way"))
+    export(weights, tmp_path / "m", file_format="ONNX")
+    assert (tmp_path / "m.onnx").is_file()
+
+
+def test_onnx_without_that_function(weights, tmp_path, monkeypatch):
+    """As MindSpore 2.7.0 has it."""
+    calls = []
+
+    def old_export(network, *inputs, file_name, file_format):
+        calls.append(file_format)
+        modern(network, *inputs, file_name=file_name)
+
+    modern = exporting.ms.onnx.export
+    monkeypatch.delattr(exporting.ms, "onnx")
+    monkeypatch.setattr(exporting.ms, "export", old_export)
+    export(weights, tmp_path / "m", file_format="ONNX")
+    assert calls == ["ONNX"]
+    model, _, _ = load_model(MODEL, tmp_path / "m.onnx", MODEL.read_config([], ""))
+    network, _ = load_network(MODEL, weights, MODEL.read_config([], ""))
+    assert agree(model(pictures(1, 6))[0], network(ms.Tensor(pictures(1, 6))).asnumpy())
+
+
+def test_no_function_that_the_framework_warns_of(weights, tmp_path):
+    """As a process with the framework's warnings; the line that it prints names the file."""
+    options = command_line(checkpoint_path=weights, file_name=tmp_path / "m", file_format="ONNX", fold_bn=True)
+    process = start("export", *options, GLOG_v="2")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"exported: {tmp_path}/m.onnx\n" in output, output
+    assert "deprecat" not in output.lower() and "WARNING" not in output
+
+
+# ---- Refused before the work -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"file_format": "AIR"}, UsageError, "AIR is written on Ascend only; give MINDIR or ONNX"),
+        ({"batch_size": 0}, UsageError, "batch_size=0: 1 or more is accepted"),
+        ({"file_name": "none/m"}, DataError, "none/m.mindir cannot be written in .*; give a file name"),
+        ({"file_name": "folder"}, DataError, "folder.mindir is a folder"),
+        ({"file_name": "file/m"}, DataError, "cannot be written in .*file"),
+        ({"checkpoint_path": "none.ckpt"}, DataError, "none.ckpt is not a file"),
+        ({"num_classes": 12}, UsageError, "--num_classes 12 contradicts"),
+        ({"use_ema": True}, DataError, "no moving average"),
+    ],
+)
+def test_refusals(weights, tmp_path, monkeypatch, options, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.mindir").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(exporting, "export", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(error, match=message):
+        run_export(command_line(**{"checkpoint_path": weights, "file_name": "m", **options}))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.mindir"]

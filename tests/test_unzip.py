@@ -1,0 +1,182 @@
+"""A data set that came as a zip file is unpacked safely, wholly or not at all, and only once."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from model_utils import unzip
+from model_utils.errors import DataError
+from model_utils.unzip import unzip_dataset
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+def packed(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tree(folder):
+    """Relative path -> content of every file that is not hidden."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+def refused(tmp_path, zip_path, **options):
+    """The message of a zip file that is refused; nothing but the zip file may be there afterwards."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataError) as caught:
+        unzip_dataset(zip_path, tmp_path / "set", **options)
+    assert sorted(tmp_path.rglob("*")) == before
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("prefix", ["set/", ""])
+def test_unzip(tmp_path, capsys, prefix):
+    files = {"train/cat/0.jpg": "a" * 600, "train/dog/0.jpg": "b" * 300, "val/cat/1.jpg": "c" * 100}
+    path = packed(tmp_path / "set.zip", {prefix + name: content for name, content in files.items()})
+    assert unzip_dataset(str(path), str(tmp_path / "set")) == tmp_path / "set"
+    assert tree(tmp_path / "set") == files
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "set.zip"]
+    assert capsys.readouterr().out.splitlines() == [f"unzip set.zip: {percent}%" for percent in (60, 90, 100)]
+
+
+def test_single_folder_of_another_name_is_kept(tmp_path):
+    path = packed(tmp_path / "set.zip", {"other/0.jpg": "a"})
+    assert tree(unzip_dataset(path, tmp_path / "set")) == {"other/0.jpg": "a"}
+
+
+def test_unzip_only_once(tmp_path, capsys):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a"})
+    unzip_dataset(path, tmp_path / "set")
+    (tmp_path / "set" / "0.jpg").write_text("touched")
+    capsys.readouterr()
+    unzip_dataset(path, tmp_path / "set")
+    assert tree(tmp_path / "set") == {"0.jpg": "touched"} and capsys.readouterr().out == ""
+
+
+def test_other_content_is_unpacked_and_the_folder_before_kept(tmp_path):
+    unzip_dataset(packed(tmp_path / "set.zip", {"0.jpg": "a"}), tmp_path / "set")
+    unzip_dataset(packed(tmp_path / "set.zip", {"0.jpg": "b"}), tmp_path / "set")
+    assert tree(tmp_path / "set") == {"0.jpg": "b"}
+    (before,) = tmp_path.glob("set.before_*")
+    assert tree(before) == {"0.jpg": "a"}
+
+
+def test_folder_without_completion_marker_is_not_trusted(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "half.jpg").write_text("of another tool")
+    unzip_dataset(packed(tmp_path / "set.zip", {"0.jpg": "a"}), tmp_path / "set")
+    assert tree(tmp_path / "set") == {"0.jpg": "a"}
+
+
+@pytest.mark.parametrize("name", ["../x.jpg", "/x.jpg", "cat/../../x.jpg", "cat/..", "C:/x.jpg", "cat\\x.jpg"])
+def test_path_that_leads_outside(tmp_path, name):
+    area = tmp_path / "area"
+    area.mkdir()
+    path = packed(area / "set.zip", {"cat/0.jpg": "a", name: "b"})
+    assert f"the path '{name}' leads outside" in refused(tmp_path, path)
+
+
+@pytest.mark.parametrize("kind", [0o120777, 0o010644, 0o020644], ids=["link", "pipe", "device"])
+def test_link_or_special_file(tmp_path, kind):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        member = zipfile.ZipInfo("cat")
+        member.create_system, member.external_attr = 3, kind << 16
+        archive.writestr(member, "/etc")
+    assert "'cat' is a link or a special file" in refused(tmp_path, path)
+
+
+def test_zip_bomb(tmp_path):
+    path = packed(tmp_path / "set.zip", {"zeros.bin": bytes(5_000_000)}, zipfile.ZIP_DEFLATED)
+    text = refused(tmp_path, path)
+    assert f"5,000,000 bytes, 1 to {200 * path.stat().st_size:,} are accepted" in text
+
+
+def test_size_bound(tmp_path, monkeypatch):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a" * 600, "1.jpg": "b" * 401})
+    assert "1,001 bytes, 1 to 1,000" in refused(tmp_path, path, max_bytes=1000)
+    usage = unzip.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(unzip.shutil, "disk_usage", lambda _: usage._replace(free=500))
+    assert "1,001 bytes, 1 to 500" in refused(tmp_path, path)
+    monkeypatch.undo()
+    assert len(tree(unzip_dataset(path, tmp_path / "set", max_bytes=1001))) == 2
+
+
+def test_size_that_the_zip_file_understates(tmp_path):
+    """The declared size is what the bound is computed from; zipfile then delivers no more than that."""
+    path = packed(tmp_path / "set.zip", {"0.jpg": b"a" * 1000}, zipfile.ZIP_DEFLATED)
+    content = path.read_bytes()
+    path.write_bytes(content.replace((1000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    assert "cannot be unpacked: Bad CRC-32" in refused(tmp_path, path)
+
+
+def test_empty_zip_file(tmp_path):
+    assert "unpacks to 0 bytes" in refused(tmp_path, packed(tmp_path / "set.zip", {}))
+
+
+def test_not_a_zip_file(tmp_path):
+    path = tmp_path / "set.zip"
+    assert "set.zip is missing" in refused(tmp_path, path)
+    path.write_text("hello")
+    assert "set.zip (5 bytes) is no zip file, or cut short" in refused(tmp_path, path)
+    content = packed(path, {f"{index}.jpg": "a" * 100 for index in range(9)}).read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert "is no zip file, or cut short" in refused(tmp_path, path)
+
+
+def test_damaged_zip_file(tmp_path):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a" * 100, "1.jpg": "b" * 100})
+    path.write_bytes(path.read_bytes().replace(b"bbbbb", b"bbcbb", 1))
+    assert "cannot be unpacked: Bad CRC-32 for file '1.jpg'" in refused(tmp_path, path)
+
+
+def test_encrypted_zip_file(tmp_path):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a" * 100})
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    path.write_bytes(content)
+    assert "upload it again, without a password" in refused(tmp_path, path)
+
+
+def test_interrupted_unpacking_leaves_nothing(tmp_path, monkeypatch):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a", "1.jpg": "b"})
+    original = zipfile.ZipFile.extract
+
+    def interrupted(self, member, *arguments):
+        if member.filename == "1.jpg":
+            raise KeyboardInterrupt
+        return original(self, member, *arguments)
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        unzip_dataset(path, tmp_path / "set")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set.zip"]
+    monkeypatch.undo()
+    assert tree(unzip_dataset(path, tmp_path / "set")) == {"0.jpg": "a", "1.jpg": "b"}
+
+
+def test_killed_unpacking_is_redone(tmp_path):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a", "1.jpg": "b"})
+    code = (
+        "import os, sys, zipfile\nfrom model_utils.unzip import unzip_dataset\n"
+        "original = zipfile.ZipFile.extract\n"
+        "def killed(self, member, *a):\n"
+        "    original(self, member, *a) if member.filename == '0.jpg' else os._exit(9)\n"
+        "zipfile.ZipFile.extract = killed\nunzip_dataset(sys.argv[1], sys.argv[2])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'utils'}:{HERE / 'fake_mindspore'}"}
+    target = tmp_path / "set"
+    assert subprocess.run([sys.executable, "-c", code, str(path), str(target)], env=environment).returncode == 9
+    assert not target.exists() and (tmp_path / ".set.partial" / "0.jpg").exists()
+    (tmp_path / ".set.partial" / "junk.jpg").write_text("half")
+    assert tree(unzip_dataset(path, target)) == {"0.jpg": "a", "1.jpg": "b"}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "set.zip"]
