@@ -14,7 +14,7 @@ from src.model_utils.logger import init_logger
 from src.recipe import MODEL
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Data", "Network", "Weights", "per_batch_size", "log_path", "Device", "Several devices", "ModelArts"
+    "Data", "Network", "Weights", "per_batch_size", "seed", "log_path", "Device", "Several devices", "ModelArts"
 )  # fmt: skip
 
 

@@ -10,18 +10,10 @@ from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
 from src.recipe import MODEL
 
-SHOWN = (
-    "Network",
-    "Export",
-    "allow_partial_load",
-    "use_ema",
-    "num_classes",
-    "height",
-    "width",
-    "image_size",
-    "Device",
-    "ModelArts",
-)  # sections and keys of the recipe in --help
+SHOWN = (  # sections and keys of the recipe in --help
+    "num_classes", "height", "width", "image_size", "crop_ratio", "interpolation", "mean", "std", "Network",
+    "allow_partial_load", "use_ema", "Export", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from src.model_utils.logger import init_logger
 from src.recipe import MODEL, init_device
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Data", "Network", "Weights", "batch_size", "run_dir", "Device", "Several devices", "ModelArts"
+    "Data", "Network", "Weights", "batch_size", "seed", "run_dir", "Device", "Several devices", "ModelArts"
 )  # fmt: skip
 
 

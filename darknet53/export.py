@@ -10,17 +10,10 @@ from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
 from src.recipe import MODEL
 
-SHOWN = (
-    "Network",
-    "Weights",
-    "Export",
-    "batch_size",
-    "class_num",
-    "image_height",
-    "image_width",
-    "Device",
-    "ModelArts",
-)  # sections and keys of the recipe in --help
+SHOWN = (  # sections and keys of the recipe in --help
+    "class_num", "image_height", "image_width", "crop_ratio", "interpolation", "mean", "std", "Network", "batch_size",
+    "Weights", "Export", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -31,7 +31,9 @@ from mindspore import nn
 from mindspore.train import Callback
 
 STEPS, BATCH = 5, 4
-RATES = np.linspace(0.1, 0.01, 5 * STEPS).astype(np.float32)
+EPOCHS = 10000  # more than any test has
+RATES = np.linspace(0.1, 0.01, 5 * STEPS).astype(np.float32)  # of each step
+RATES = np.append(RATES, np.full((EPOCHS - 5) * STEPS, RATES[-1]))
 MOMENTUM, LOSS_SCALE = 0.9, 8.0
 PREFIX = "train_net_data"
 CPU = Device("CPU", 0)
@@ -161,4 +163,4 @@ def interrupt_now(number: int = signal.SIGINT):
 
 
 if __name__ == "__main__":
-    program.run(lambda: Run(Path(sys.argv[1]), epochs=10000).train())
+    program.run(lambda: Run(Path(sys.argv[1]), epochs=EPOCHS).train())

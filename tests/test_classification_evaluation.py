@@ -84,7 +84,7 @@ def test_equals_a_hand_count_on_every_picture(toy_state, few_digits, tmp_path, b
 
 def test_the_lowest_index_wins_a_tie():
     logits = [[1, 1, 1, 1, 1, 1, 1], [0, 2, 2, 0, 0, 0, 0], [0, 2, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0]]
-    for labels, top_1, top_5 in (([0, 1, 1, 0], 4, 4), ([1, 2, 2, 6], 0, 3), ([4, 4, 5, 4], 0, 2), ([5, 6, 6, 6], 0, 0)):
+    for labels, top_1, top_5 in (([0, 1, 1, 0], 4, 4), ([1, 2, 2, 6], 0, 3), ([4, 4, 5, 4], 0, 3), ([5, 6, 6, 6], 0, 0)):
         for batch_size in (1, 3, 4):
             totals = evaluate(identity, Batches(logits, labels, batch_size), batch_size, 4, CPU)
             assert totals[:3] == (4, top_1, top_5), (labels, batch_size)
@@ -233,7 +233,7 @@ def test_the_weights_decide_the_input_and_the_classes(few_digits, tmp_path):
     images, _ = next(dataset.create_tuple_iterator(num_epochs=1))
     assert images.shape == (4, 3, 20, 20) and network(images).shape == (4, 12)
     for option in ("--num_classes=11", "--image_height=24", "--mean=0,0,0", "--activation=mish"):
-        with pytest.raises(UsageError, match=f"{option.replace('=', ' ')[:10]}.* contradicts"):
+        with pytest.raises(UsageError, match=f"{option.split('=')[0]} .* contradicts"):
             run_eval([*options(tmp_path / "twelve.ckpt", few_digits / "val", tmp_path), option])
 
 
@@ -246,8 +246,9 @@ def test_data_that_do_not_belong_to_the_weights(few_digits, toy_state, tmp_path)
         run_eval(options(tmp_path / "five.ckpt", few_digits / "val", tmp_path))
     with pytest.raises(DataError, match="class 'cat'"):
         run_eval(options(toy_state, subset(few_digits, tmp_path / "val", "3", "cat"), tmp_path))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):
-        run_eval(options(toy_state, subset(few_digits, tmp_path / "nothing", *()) / "..", tmp_path / "run"))
+        run_eval(options(toy_state, tmp_path / "empty", tmp_path))
 
 
 def test_another_order_of_the_names(few_digits, toy_state, tmp_path):

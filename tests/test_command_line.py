@@ -146,8 +146,8 @@ def test_what_is_said_of_an_option(help_of):
     sections = help_of()
     training, data = (" ".join(sections[title].split()) for title in ("Training", "Data"))
     assert "--lr_init NUMBER learning rate, 100 % of it [0.1]" in training
-    assert "--epoch_size INTEGER, -e INTEGER (one of 1, 10, 90) [90]" in training
-    assert "--use_ema [TRUE_OR_FALSE]" in training and "also --ema [False]" in training
+    assert "--epoch_size INT, -e INT (one of 1, 10, 90) [90]" in training
+    assert "--use_ema [BOOL]" in training and "also --ema [False]" in training
     assert "--dataset_name TEXT (one of imagenet, cifar10); also --dataset [imagenet]" in data
     assert "--config_path FILE YAML recipe that changes values" in " ".join(sections["options"].split())
 
@@ -193,9 +193,11 @@ def test_an_unknown_name_is_an_error_of_the_program(recipe, shown):
 def test_keys_without_a_section_stand_with_the_other_options(capsys):
     nothing = {"helps": {}, "choices": {}, "aliases": {}, "description": ""}
     with pytest.raises(SystemExit):
-        command_line.parse(["--help"], {"lr": 1, "width": 2}, sections={"lr": "", "width": "Size"}, shown=None, **nothing)
+        command_line.parse(
+            ["--help"], {"lr": 1, "width": 2}, sections={"lr": "", "width": "Size"}, shown=None, **nothing
+        )
     text = capsys.readouterr().out
-    assert re.search(r"--config_path.*\n  --lr INTEGER.*\n\nSize:\n  --width INTEGER", text, flags=re.DOTALL)
+    assert re.search(r"--config_path.*\n  --lr INT.*\n\nSize:\n  --width INT", text, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("name, end", [("lr_int", "; the nearest known one is '--lr_init'"), ("zzz", "")])

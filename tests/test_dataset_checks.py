@@ -4,7 +4,6 @@ import io
 import os
 from pathlib import Path
 
-from model_utils.errors import DataError, UsageError
 from model_utils.dataset_checks import (
     check_cifar10,
     check_image_folder,
@@ -14,6 +13,7 @@ from model_utils.dataset_checks import (
     image_folder_options,
     require_steps,
 )
+from model_utils.errors import DataError, UsageError
 
 import numpy as np
 import pytest

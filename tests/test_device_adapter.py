@@ -13,7 +13,6 @@ from model_utils.device_adapter import Device, world_size
 from model_utils.errors import DataError, UsageError
 
 import mindspore as ms
-import numpy as np
 import pytest
 
 UTILS = str(Path(__file__).resolve().parents[1] / "utils")

@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-
 GRAPH, EAGER = ms.GRAPH_MODE, ms.PYNATIVE_MODE  # programs run in graph mode; eager mode needs no compilation
 
 

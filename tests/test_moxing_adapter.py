@@ -10,9 +10,9 @@ from model_utils.errors import DataError, UsageError
 from model_utils.logger import get_logger, init_logger
 from model_utils.moxing_adapter import Upload, checkpoint_file, data_dir, job, upload
 from model_utils.progress import Position
+from modelarts_bench import modelarts_place
 
 import pytest
-from modelarts_bench import modelarts_place
 
 
 @pytest.fixture

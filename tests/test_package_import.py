@@ -46,7 +46,9 @@ def test_a_version_that_was_tried(install, capsys, version, package, found):
     assert model_utils.mindspore_version() == found and capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("version, name", [("2.11.0", "2.11"), ("2.11.0rc1", "2.11"), ("3.0", "3.0"), ("10.2.1", "10.2")])
+@pytest.mark.parametrize(
+    "version, name", [("2.11.0", "2.11"), ("2.11.0rc1", "2.11"), ("3.0", "3.0"), ("10.2.1", "10.2")]
+)
 def test_a_newer_version_is_noticed_and_not_refused(install, capsys, version, name):
     install(version)
     model_utils.check_version()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from model_utils.errors import DataError
 from model_utils.ranks import local_rank
+from modelarts_bench import finish, modelarts_place, wait_until
 
 import pytest
-from modelarts_bench import finish, modelarts_place, wait_until
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_other_ranks_learn_of_a_failure_at_once(place):
     """They would wait for an hour."""
     start = time.monotonic()
     results = finish(*(place.start(rank, 3, timeout=3600, FAKE_MOXING_FAIL="data") for rank in range(3)))
-    assert time.monotonic() - start < 100
+    assert time.monotonic() - start < 50
     assert [status for status, _ in results] == [1, 1, 1]
     assert results[0][1].startswith("error: copying s3://bucket/data")
     for _, text in results[1:]:

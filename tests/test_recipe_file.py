@@ -124,7 +124,9 @@ def test_recipes_of_the_models(recipe):
     default = next(recipe.with_name(name) for name in DEFAULTS if recipe.with_name(name).is_file())
     config = get_config(default, ["--config_path", str(recipe)])
     values, helps, choices = read_documents(default)
-    assert set(helps) == set(values) and set(choices) <= set(values) and set(config) == {
-        key.split(".")[0] for key in values
-    }
+    assert (
+        set(helps) == set(values)
+        and set(choices) <= set(values)
+        and set(config) == {key.split(".")[0] for key in values}
+    )
     assert all(item.section for item in values.values())

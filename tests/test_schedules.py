@@ -79,7 +79,8 @@ def test_cosine_of_a_long_run():
     np.testing.assert_allclose(rates[10:12], 0.0997261, rtol=1e-6)
     np.testing.assert_allclose(rates[298:], 1.09658e-5, rtol=1e-5)
     rates = warmup_cosine_annealing_lr(0.001, 2, 320, 320, 0.0, 4)
-    np.testing.assert_allclose(rates[[7, 8, 320, 638, 639]], [0.001, 0.001 * 0.999614, 0.0005, 2.409552e-8, 2.409552e-8], 1e-5)  # fmt: skip
+    values = {7: 0.001, 8: 0.001 * 0.999614, 320: 0.0005, 638: 2.409552e-8, 639: 2.409552e-8}
+    np.testing.assert_allclose(rates[list(values)], list(values.values()), rtol=1e-5)
 
 
 STEP = {"base_lr": 0.1, "steps_per_epoch": 2, "epochs": 3, "milestones": [1], "gamma": 0.5, "warmup_epochs": 1}

@@ -12,7 +12,7 @@ from src.model_utils.logger import init_logger
 from src.recipe import FOLDER, MODEL
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Data", "Weights", "batch_size", "run_dir", "Device", "ModelArts"
+    "Data", "Weights", "batch_size", "seed", "run_dir", "Device", "ModelArts"
 )  # fmt: skip
 
 

@@ -10,16 +10,10 @@ from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
 from src.recipe import FOLDER, MODEL
 
-SHOWN = (
-    "Weights",
-    "Export",
-    "batch_size",
-    "num_classes",
-    "image_height",
-    "image_width",
-    "Device",
-    "ModelArts",
-)  # sections and keys of the recipe in --help
+SHOWN = (  # sections and keys of the recipe in --help
+    "dataset_name", "num_classes", "image_height", "image_width", "crop_ratio", "interpolation", "mean", "std",
+    "batch_size", "Weights", "Export", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def output_name(config: Config) -> str:

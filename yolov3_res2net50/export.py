@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from src.detect.prediction import with_size
+from src.detect.prediction import PLAIN_WEIGHTS, with_size
 from src.model_utils import moxing_adapter, program
 from src.model_utils.config import Config
 from src.model_utils.errors import UsageError
@@ -24,17 +24,11 @@ from src.yolo import Detector
 
 from mindspore import nn
 
-SHOWN = (
-    "Network",
-    "Export",
-    "allow_partial_load",
-    "use_ema",
-    "num_classes",
-    "testing_shape",
-    "test_img_shape",
-    "Device",
-    "ModelArts",
-)  # sections and keys of the recipe in --help
+SHOWN = (  # sections and keys of the recipe in --help; in the second line those of the report about int8
+    "Export", "use_ema", "testing_shape", "test_img_shape", *PLAIN_WEIGHTS, "Device", "ModelArts",
+    "data_dir", "img_path", "annFile", "check_images", "num_parallel_workers", "nms_thresh", "eval_ignore_threshold",
+    "max_detections",
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

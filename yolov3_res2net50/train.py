@@ -36,7 +36,6 @@ def main(argv: list[str] | None = None) -> int:
         require_agreement(config, device)
         init_logger(config.log_path, "train.log", device.rank)
         config = with_classes(config)
-        require_range(low=0, visualize_batches=config.visualize_batches)
         if config.visualize_batches:
             return show_batches(config, device)
         if config.pretrained_backbone and config.resume_yolov3:
@@ -92,6 +91,7 @@ def with_classes(config: Config) -> Config:
 
 def show_batches(config: Config, device: Device) -> int:
     """Write pictures of the first training batches instead of a training."""
+    require_range(low=1, visualize_batches=config.visualize_batches)
     names = MODEL.find_classes(config, "train", device)
     folder = Path(config.log_path) / "visualized"
     for path in write_batches(config, device, names, folder, config.visualize_batches):

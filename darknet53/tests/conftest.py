@@ -9,6 +9,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
+sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
 

@@ -115,7 +115,13 @@ def test_timm(folder):
     save_file(state, folder / "timm.safetensors")
     weights, about = convert(folder / "timm.safetensors")
     assert sum(value.size for value in weights.values()) == 41609928 + 35712
-    network = {"name": "darknet53", "num_classes": 1000, "activation": "leaky_relu", "negative_slope": 0.01, "bn_eps": 1e-5}
+    network = {
+        "name": "darknet53",
+        "num_classes": 1000,
+        "activation": "leaky_relu",
+        "negative_slope": 0.01,
+        "bn_eps": 1e-5,
+    }
     assert about["network"] == network and about["class_names"] is None
     assert about["input"] == {
         "height": 256, "width": 256, "resize": "shorter_side", "crop_ratio": 0.887, "interpolation": "bicubic",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,12 +46,26 @@ def trained(few_digits, tmp_path_factory) -> Path:
 @pytest.fixture
 def eager():
     """Hooks see values outside of graphs only, and nothing is compiled."""
+    with running("PYNATIVE_MODE"):
+        yield
+
+
+@pytest.fixture
+def graph():
+    """Networks and optimizers are compiled, as in a training."""
+    with running("GRAPH_MODE"):
+        yield
+
+
+@contextlib.contextmanager
+def running(mode: str) -> Iterator[None]:
+    """Inside, cells run in this mode of the framework; the programs leave the graph mode behind."""
     import mindspore as ms
 
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
+    before = ms.get_context("mode")
+    ms.set_context(mode=getattr(ms, mode))
     yield
-    ms.set_context(mode=mode)
+    ms.set_context(mode=before)
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:

@@ -41,6 +41,17 @@ def timm_state(model: str) -> dict[str, np.ndarray]:
     return state
 
 
+def by_our_names(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """timm's state dictionary by the names that its parameters have here."""
+    leaves = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    weights = {}
+    for name, value in state.items():
+        stem, leaf = name.rsplit(".", 1)
+        if leaf != "num_batches_tracked":
+            weights[f"{stem}.{leaves[leaf] if stem[-3:-1] == 'bn' else leaf}"] = value
+    return weights
+
+
 def _images(state: np.random.RandomState, shape) -> np.ndarray:
     n, c, height, width = shape
     fine = state.standard_normal((n, c, height, width))

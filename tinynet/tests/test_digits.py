@@ -1,11 +1,10 @@
-"""The recipe learns: ten classes of real handwritten digits, from random weights, a few epochs on the CPU."""
+"""The recipe learns: ten classes of real handwritten digits, from random weights, a few epochs on the CPU; minutes."""
 
 from __future__ import annotations
 
 import re
 
-import train
-from conftest import small_run
+from conftest import run_training
 
 import pytest
 
@@ -23,14 +22,14 @@ def digits(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_ninety_five_percent(digits, tmp_path):
     """RMSProp, dropout, smoothing and moving average as in the recipe: 95 % or more of the held-out digits."""
-    options = small_run(
-        digits, tmp_path, image_height=PIXELS, image_width=PIXELS, batch_size=16, epochs=EPOCHS, lr=0.002,
+    run_training(
+        digits, tmp_path, stage_blocks="[]", image_height=PIXELS, image_width=PIXELS, batch_size=16, epochs=EPOCHS, lr=0.002,
         decay_epochs=1, decay_rate=0.8, ema_decay=0.98, flip_prob=0,
         color_jitter="0,0,0,0", crop_scale=0.6, eval_interval=EPOCHS,
     )  # fmt: skip
-    assert train.main(options) == 0
     log = (tmp_path / "run/train.log").read_text()
     found = {title: float(value) for title, value in re.findall(r"(?m)^Best ((?:EMA-)?Model) Accuracy: (\S+), at", log)}
     assert set(found) == {"Model", "EMA-Model"} and max(found.values()) >= 0.95, found

@@ -1,20 +1,17 @@
-"""RMSProp and the moving average of the weights against float64 references; the same bits from the same input."""
+"""RMSProp against a float64 reference; the same bits from the same input; what the recipe makes of it."""
 
 from __future__ import annotations
 
-import train
-from conftest import small_run
-from src.model_utils.device_adapter import Device
-from src.optimizer import rmsprop
-from src.recipe import build_network, is_head, network_description, read_config
-from src.tinynet import STAGES
+from src.model_utils.errors import UsageError
+from src.model_utils.optimizers import parameter_groups
+from src.optimizer import create_optimizer, rmsprop
+from src.recipe import MODEL, read_config
+from src.tinynet import tinynet
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, nn
-from src.finetuning import parameter_groups
-from src.training import create_train_step
 
 STEPS = 50
 RATES = np.linspace(0.05, 0.01, STEPS).astype(np.float32)
@@ -28,12 +25,7 @@ SHAPES = {
 WEIGHT_DECAY, HEAD_FACTOR = 0.1, 3.0
 
 
-@pytest.fixture(autouse=True)
-def graph_mode():
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=mode)
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 def start() -> dict[str, np.ndarray]:
@@ -51,7 +43,7 @@ def gradients(step: int) -> dict[str, np.ndarray]:
 def result(create, steps: int = STEPS) -> dict[str, np.ndarray]:
     """The weights after these steps of an optimizer made from parameter groups and learning rates."""
     parameters = [Parameter(ms.Tensor(value), name=name) for name, value in start().items()]
-    optimizer = create(parameter_groups(parameters, RATES, WEIGHT_DECAY, is_head, HEAD_FACTOR), ms.Tensor(RATES))
+    optimizer = create(parameter_groups(parameters, RATES, WEIGHT_DECAY, MODEL.is_head, HEAD_FACTOR), ms.Tensor(RATES))
     for step in range(steps):
         optimizer(tuple(ms.Tensor(gradient) for gradient in gradients(step).values()))
     return {parameter.name: parameter.asnumpy() for parameter in parameters}
@@ -142,37 +134,34 @@ def test_same_bits_each_time():
 @pytest.mark.parametrize("numbers", [(1.0, 0.9, 1e-3), (0.9, 1.0, 1e-3), (0.9, 0.9, 0.0), (-0.1, 0.9, 1e-3)])
 def test_impossible_numbers_are_refused(numbers):
     weight = Parameter(ms.Tensor([1.0]), name="weight")
-    with pytest.raises(ValueError, match="decay=.* momentum=.* epsilon="):
+    with pytest.raises(UsageError, match=r"^(decay|momentum|opt_eps)=[-.\d]+: "):
         rmsprop([{"params": [weight]}], ms.Tensor(RATES), *numbers)
 
 
-# ---- The moving average ----------------------------------------------------------------------------------------------
+# ---- The optimizer of a recipe ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("decay, slices", [(0.9999, 1), (0.98, 2)])
-def test_moving_average_equals_float64(tmp_path, monkeypatch, decay, slices):
-    """After 100 steps of a real training step, for weights and batch-norm statistics alike."""
-    monkeypatch.setattr("src.tinynet.STAGES", (*STAGES[:2], STAGES[6]))
-    options = small_run(tmp_path, tmp_path, ema_decay=decay, accumulate_steps=slices, batch_size=4, drop=0.2)
-    config, cpu = read_config(options, ""), Device("CPU", 0)
-    ms.set_seed(1)
-    network = build_network({"network": network_description(config)}).set_train()
-    train.regularize(config, network, cpu)
-    optimizer = train.create_optimizer(config, network, np.full(100, 0.01, np.float32))
-    step = create_train_step(config, network, train.create_loss(config), optimizer, cpu)
-    state = np.random.RandomState(5)
-    images = ms.Tensor(state.randn(4 * slices, 3, 32, 32).astype(np.float32))
-    labels = ms.Tensor(np.arange(4 * slices, dtype=np.int32))
+def of_recipe(text: str) -> nn.Optimizer:
+    config, network = read_config(text.split(), ""), tinynet("tinynet_e", 3, stage_blocks=[1] * 7)
+    return create_optimizer(config, network, RATES, MODEL.is_head)
 
-    def weights() -> dict[str, np.ndarray]:
-        return {parameter.name: parameter.asnumpy().astype(np.float64) for parameter in network.get_parameters()}
 
-    first = average = weights()
-    for _ in range(100):
-        step(images, labels)
-        average = {name: decay * average[name] + (1 - decay) * value for name, value in weights().items()}
-    found = {p.name.removeprefix("train_state.ema."): p.asnumpy() for p in step.ema.averages}
-    assert found.keys() == average.keys() and any(name.endswith("moving_variance") for name in found)
-    for name, value in average.items():
-        error, change = np.abs(found[name] - value).max(), np.abs(value - first[name]).max()
-        assert error <= 1e-5 * np.abs(value).max() and error <= 0.03 * change, name
+def test_optimizer_has_the_numbers_of_the_recipe():
+    optimizer = of_recipe("--opt-eps 0.5 --momentum 0.7 --weight_decay 0.25 --head_lr_factor 3")
+    assert (optimizer.decay, optimizer.momentum, optimizer.epsilon) == (0.9, 0.7, 0.5)
+    names = [parameter.name for parameter in optimizer.parameters]
+    decayed = {name for name, decay in zip(names, optimizer.weight_decay) if float(decay) == 0.25}
+    assert decayed == {name for name in names if not name.endswith((".bias", ".gamma", ".beta"))}
+    last, rates = ms.Tensor([STEPS - 1], ms.int32), {}
+    for name, schedule in zip(names, optimizer.learning_rate):
+        rates[name] = schedule(last).asnumpy().item() / RATES[-1]
+    assert {name for name, rate in rates.items() if rate == pytest.approx(3)} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert sorted(rates.values())[len(rates) - 3] == pytest.approx(1)
+
+
+def test_sgd_of_the_recipe():
+    optimizer = of_recipe("--opt sgd --momentum 0.7")
+    assert type(optimizer) is nn.Momentum and float(optimizer.momentum.asnumpy()) == pytest.approx(0.7)

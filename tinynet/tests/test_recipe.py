@@ -142,7 +142,7 @@ def test_description_builds_the_network():
                      "stage_blocks": [1] * 7}  # fmt: skip
     network = MODEL.build_network(about)
     assert [len(stage) for stage in network.blocks] == [1] * 7 and network.bn1.eps == 1e-3
-    assert network.bn1.momentum == pytest.approx(0.99)
+    assert network.bn1.momentum == pytest.approx(0.01)
     heads = [name for name in network.parameters_dict() if MODEL.is_head(name)]
     assert heads == ["classifier.weight", "classifier.bias"]
     with pytest.raises(UsageError, match="num_classes=0"):

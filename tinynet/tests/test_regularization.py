@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import train
-from conftest import assert_same, small_run, states
+from conftest import running
 from src import stochastic
-from src.model_utils.config import UsageError
-from src.model_utils.device_adapter import Device
-from src.model_utils.train_step import TrainStep
-from src.recipe import read_config
-from src.tinynet import HEAD_CHANNELS, STAGES, tinynet
+from src.model_utils.errors import UsageError
+from src.tinynet import HEAD_CHANNELS, tinynet
 
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, nn
 
 PRIME = 2**31 - 1
 SIGMAS = 4.5  # a sound generator fails one of a hundred thousand such comparisons; the seeds are fixed
 RESIDUAL = {4: "blocks.3.1", 6: "blocks.4.1", 8: "blocks.5.1"}  # of the ten blocks of tinynet_e
-IMAGES = np.random.RandomState(0).randn(1, 3, 32, 32).astype(np.float32)
-
-
-@pytest.fixture
-def eager():
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
+IMAGES = np.random.RandomState(0).randn(1, 3, 16, 16).astype(np.float32)
 
 
 # ---- The numbers -----------------------------------------------------------------------------------------------------
@@ -58,17 +45,15 @@ def test_hash_equals_its_definition():
     assert stochastic.modulo(ms.Tensor(x, ms.int64)).asnumpy().tolist() == [value % PRIME for value in x]
 
 
-@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize("mode", ["GRAPH_MODE", "PYNATIVE_MODE"])
 def test_numbers_equal_their_definition(mode):
-    before = ms.get_context("mode")
-    ms.set_context(mode=mode)
     for seed in (0, 65536, 2**40 + 1):
         uniform = stochastic.Uniform(seed)
         for step in (0, 1, 7_000_000, 2**31 - 1):
-            values = uniform(ms.Tensor([step], ms.int32), 300).asnumpy()
+            with running(mode):
+                values = uniform(ms.Tensor([step], ms.int32), 300).asnumpy()
             assert values.dtype == np.float32 and values.min() >= 0 and values.max() < 1
             assert values.tolist() == [numbers(seed, step, index) for index in range(300)]
-    ms.set_context(mode=before)
 
 
 def assert_uniform(values: np.ndarray) -> None:
@@ -135,13 +120,13 @@ def test_drop_connect(eager):
     network = regularized(drop_connect=0.5)
     blocks = [block for stage in network.blocks for block in stage]
     seen = [watch(block) for block in blocks]
-    for step in range(8):
+    for step in range(4):
         run(network, step, samples=256)
     assert [bool(block.is_residual) for block in blocks] == [index in RESIDUAL for index in range(10)]
     masks = {}
     for index, block in enumerate(blocks):
         factors = []
-        for (x, _), output in seen[index][:8]:
+        for (x, _), output in seen[index][: 4 if index in RESIDUAL else 1]:
             plain = block(x)
             if index not in RESIDUAL:
                 np.testing.assert_array_equal(output.asnumpy(), plain.asnumpy())
@@ -157,7 +142,7 @@ def test_drop_connect(eager):
             rate, factors = 0.5 * index / 10, np.concatenate(factors)
             kept = np.isclose(factors, 1 / (1 - rate), rtol=1e-3)
             assert np.all(kept | np.isclose(factors, 0, atol=1e-3))
-            assert_frequency(int((~kept).sum()), 2048, rate, index)
+            assert_frequency(int((~kept).sum()), 1024, rate, index)
             masks[index] = kept
     assert_unrelated(masks[4], masks[6])
     assert_unrelated(masks[6], masks[8])
@@ -193,19 +178,14 @@ def test_dropout(eager):
 
 @pytest.mark.parametrize("rates", [{"drop": 0.5}, {"drop_connect": 0.5}])
 def test_masks_differ(eager, rates):
-    """Between samples, steps, seeds and ranks; the same step has the same masks."""
+    """Between samples, steps and seeds; the same step has the same masks."""
     network = regularized(**rates)
     first = run(network, 3)
     assert len(np.unique(first.round(6), axis=0)) > 1, "all samples have one mask"
     np.testing.assert_array_equal(run(network, 3), first)
     np.testing.assert_array_equal(run(regularized(**rates), 3), first)
     assert not np.array_equal(run(network, 4), first)
-    options = [f"--{key}={value}" for key, value in {"drop": 0, **rates}.items()]
-    outputs = []
-    for seed, rank in ((1, 0), (1, 1), (2, 0)):
-        network = regularized()
-        train.regularize(read_config([*options, f"--seed={seed}"], ""), network, Device("CPU", 0, rank, 2))
-        outputs.append(run(network, 3))
+    outputs = [run(regularized(**rates, seed=seed), 3) for seed in (65536, 65537, 131072)]
     assert not any(np.array_equal(outputs[i], outputs[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
@@ -219,59 +199,7 @@ def test_evaluation_is_unaffected(eager):
     assert not regularized().takes_step
 
 
-class Total(nn.Cell):
-    def construct(self, outputs, labels):
-        return outputs.sum()
-
-
-class StepNumber(nn.Cell):
-    """Of images of ones, its output is the number that it gets."""
-
-    takes_step = True
-
-    def __init__(self):
-        super().__init__()
-        self.one = Parameter(ms.Tensor([1.0], ms.float32), name="one")
-        self.two = Parameter(ms.Tensor([1.0, 3.0], ms.float32), name="two")
-
-    def construct(self, images, step):
-        return images.mean() * self.one * self.two.mean() / 2 * step.astype(ms.float32)
-
-
-@pytest.mark.parametrize("slices", [1, 4])
-def test_each_slice_of_a_step_has_its_own_number(slices):
-    """They count on from step to step: a mean of 4 s + 0, 1, 2, 3 in step s of four slices."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    network = StepNumber()
-    optimizer = nn.SGD(network.trainable_params(), 0.0)
-    step = TrainStep(network, Total(), optimizer, accumulate_steps=slices)
-    images, labels = ms.Tensor(np.ones((4, 3, 2, 2), np.float32)), ms.Tensor(np.zeros(4, np.int32))
-    losses = [float(step(images, labels)[0].asnumpy()) for _ in range(3)]
-    assert losses == [np.mean(range(slices * s, slices * (s + 1))) for s in range(3)]
-    ms.set_context(mode=mode)
-
-
-@pytest.mark.parametrize("option", ["--drop=1", "--drop=-0.1", "--drop-connect=1.5"])
-def test_impossible_rates_are_refused(few_digits, tmp_path, option):
-    with pytest.raises(UsageError, match=r"drop=\S+ drop_connect=\S+: 0 or more and below 1"):
-        train.main([*small_run(few_digits, tmp_path), option])
-
-
-# ---- In a training ---------------------------------------------------------------------------------------------------
-
-
-def test_resumed_training_draws_what_it_would_have_drawn(few_digits, tmp_path, monkeypatch):
-    """Stopped after an epoch and resumed, it equals the uninterrupted one bit for bit."""
-    stages = (STAGES[0], STAGES[1]._replace(repeats=5), STAGES[6])  # three blocks in the middle, two with a shortcut
-    monkeypatch.setattr("src.tinynet.STAGES", stages)
-
-    def run_to(name: str, **options):
-        run_options = {"drop": 0.2, "drop_connect": 0.2, "ema_decay": 0.9, "workers": 1, **options}
-        assert train.main(small_run(few_digits, tmp_path / name, **run_options)) == 0
-        return states(tmp_path / name)
-
-    whole = run_to("whole")
-    run_to("parts", epochs=1)
-    parts = run_to("parts", resume="auto")
-    assert_same(parts[-1], whole[-1])
+@pytest.mark.parametrize("rates", [(1.0, 0.0), (-0.1, 0.0), (0.0, 1.5)])
+def test_impossible_rates_are_refused(rates):
+    with pytest.raises(UsageError, match=r"drop(_connect)?=\S+: 0 or more and below 1 is accepted"):
+        tinynet("tinynet_e", 3, stage_blocks=[1] * 7).regularize(*rates, seed=1)

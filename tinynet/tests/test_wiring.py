@@ -18,7 +18,7 @@ import infer
 import mindspore_hub_conf
 import postprocess
 import train
-from conftest import EPOCHS, EVERYTHING, STEPS, contents, run_training, same, states
+from conftest import EPOCHS, EVERYTHING, STEPS, contents, run_training, running, same, states
 from src.model_utils import checkpoint, inference
 from src.model_utils.classification.infer import read_picture
 from src.model_utils.classification.transforms import eval_transforms
@@ -83,8 +83,6 @@ def test_all_parts_of_the_state_move(trained):
 @pytest.fixture(scope="module")
 def by_hand(few_digits, trained):
     """use_ema -> logits (40, 10) float64 of the newest state; and the labels."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     files, about = sorted((few_digits / "val").rglob("*.jpg")), checkpoint.load(states(trained)[-1])[1]
     images = []
     for file in files:
@@ -93,8 +91,8 @@ def by_hand(few_digits, trained):
             image = operator(image)
         images.append(image)
     images, networks = ms.Tensor(np.stack(images)), {use_ema: load(states(trained)[-1], use_ema) for use_ema in (0, 1)}
-    logits = {bool(key): network(images).asnumpy().astype(np.float64) for key, network in networks.items()}
-    ms.set_context(mode=mode)
+    with running("PYNATIVE_MODE"):
+        logits = {bool(key): network(images).asnumpy().astype(np.float64) for key, network in networks.items()}
     return types.SimpleNamespace(logits=logits, labels=np.array([int(file.parent.name) for file in files]))
 
 
@@ -219,7 +217,7 @@ def test_each_rank_and_seed_has_masks_of_its_own(few_digits, tmp_path, monkeypat
     """The network is given the rates of the recipe, and a seed that no other rank and no other run has."""
     seen = []
     monkeypatch.setattr("src.tinynet.TinyNet.regularize", lambda self, *rates, seed: seen.append((*rates, seed)))
-    for seed, rank in ((1, 0), (1, 1), (2, 0), (2, 65535)):
+    for seed, rank in ((1, 0), (1, 1), (2, 0), (2, 7)):
         device = Device("CPU", 0, rank, 1)
         monkeypatch.setattr("src.model_utils.device_adapter.init", lambda *_, device=device: device)
         dry_run(few_digits, tmp_path, seed=seed, drop=0.1, drop_connect=0.3)

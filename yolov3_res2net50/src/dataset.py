@@ -38,8 +38,7 @@ def input_spec(config: Config) -> dict[str, Any]:
     Raises:
         UsageError: a size, mean or std that cannot be.
     """
-    key = "testing_shape" if config.testing_shape else "test_img_shape"
-    height, width = parse_shape(key, config[key])
+    height, width = input_size(config)
     if len(config.mean) != 3 or len(config.std) != 3 or min(config.std) <= 0:
         raise UsageError(f"mean={config.mean} std={config.std}: three numbers each are accepted, std above 0")
     return {
@@ -51,6 +50,12 @@ def input_spec(config: Config) -> dict[str, Any]:
         "std": list(config.std),
         "category_ids": list(config.get("category_ids") or []),
     }
+
+
+def input_size(config: Config) -> tuple[int, int]:
+    """Height and width in pixels of the network's input in evaluation; UsageError for a size that cannot be."""
+    key = "testing_shape" if config.testing_shape else "test_img_shape"
+    return parse_shape(key, config[key])
 
 
 def eval_transform(picture: np.ndarray, spec: dict[str, Any]) -> np.ndarray:

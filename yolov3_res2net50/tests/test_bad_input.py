@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import train
@@ -68,6 +69,8 @@ BAD = {
     "rank": ["1"],
     "group_size": ["2"],
 }
+# What the message says where that is not the key.
+NAMED = {"per_batch_size": "batch_size=", "width_multiplier": "width=", "freeze": r"no parameter matches 'neck\.\*'"}
 # Of other programs and launchers, of ModelArts; category_ids are those of the annotations.
 NOT_READ = {"category_ids", "export_batch_size", "score_threshold", "device_num", "upload_interval"}
 
@@ -81,10 +84,19 @@ def test_every_number_and_list_of_the_recipe_has_a_bad_value():
 @pytest.mark.parametrize("key", [*BAD, "training_shape", "testing_shape"])
 def test_a_dry_run_finds_it(few_digits, tmp_path, key):
     for value in BAD.get(key, ["100", "0", "96,96,96", "big"]):
-        options = small_run(few_digits, tmp_path, **{"eval_interval": 1, "dry_run": True, key: value})
-        with pytest.raises(UsageError, match=f"{key.removeprefix('per_').removesuffix('_multiplier')}"):
+        others = {"eval_interval": 1, "dry_run": True, "testing_shape": "" if key == "test_img_shape" else 96}
+        options = small_run(few_digits, tmp_path, **{**others, key: value})
+        with pytest.raises(UsageError, match=NAMED.get(key, key)):
             train.main(options)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monkeypatch):
+    """A training that evaluates would end with its first evaluation."""
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    with pytest.raises(DataError, match="pycocotools"):
+        train.main(small_run(few_digits, tmp_path, eval_interval=1, dry_run=True))
+    assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
 
 
 def with_annotations(data: Path, folder: Path, content: dict | str) -> Path:

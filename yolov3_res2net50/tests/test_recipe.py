@@ -83,7 +83,10 @@ def test_options_that_cannot_be(option, message):
         read_config(option, "")
 
 
-@pytest.mark.parametrize("option", [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"], ["--stage_blocks", "1,1"]])
+@pytest.mark.parametrize(
+    "option",
+    [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"], ["--stage_blocks", "1,1"]],
+)
 def test_networks_that_cannot_be(option):
     with pytest.raises(UsageError, match=option[0][2:].replace("_multiplier", "")):
         build_network(describe_network(read_config(option, "")))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -55,7 +54,7 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     )
     bias = conv.bias.asnumpy().astype(np.float64) if conv.has_bias else 0.0
     scale = gamma / np.sqrt(variance + norm.eps)
-    dtype = ms.dtype_to_nptype(conv.weight.dtype)
+    dtype = conv.weight.asnumpy().dtype
     return nn.Conv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.pad_mode, conv.padding, conv.dilation,
         conv.group, has_bias=True,

@@ -23,7 +23,7 @@ from .logger import get_logger
 from .model import Model
 from .progress import Position, Progress
 from .record import RunRecord
-from .train_step import TrainStep
+from .train_step import TrainStep, assign_all
 
 HISTORY_KEYS = ("best", "best_epoch", "accuracies")  # of the metadata, which a resumed run goes on with
 
@@ -337,17 +337,15 @@ class _Run:
             yield
             return
         moving = [p for p in self.network.get_parameters() if p.name.endswith((".moving_mean", ".moving_variance"))]
-        own = [p.asnumpy() for p in moving]
+        own = [p.asnumpy().copy() for p in moving]
         flat = np.concatenate(own) * self.device.is_main
         first = np.array(self.device.sum(flat.tolist()), np.float32)
         ends = np.cumsum([len(values) for values in own])
-        for parameter, values in zip(moving, np.split(first, ends[:-1])):
-            parameter.set_data(ms.Tensor(values))
+        assign_all(moving, map(ms.Tensor, np.split(first, ends[:-1])))
         try:
             yield
         finally:
-            for parameter, values in zip(moving, own):
-                parameter.set_data(ms.Tensor(values))
+            assign_all(moving, map(ms.Tensor, own))
 
     def _save_best(self, metrics: dict[str, float]) -> None:
         metadata = {**self.about, "metrics": metrics, "trained_epochs": self.position.epoch}

@@ -17,6 +17,8 @@ from .errors import DataError, UsageError
 from .logger import get_logger
 from .model import Model
 
+ABOUT = ("network", "input", "class_names")  # parts of a description
+
 
 def description(model: Model, config: Config, class_names: list[str] | None) -> dict[str, Any]:
     """What is stored with the weights: what builds the network, what it is fed, the names of its classes."""
@@ -40,10 +42,11 @@ def load_network(
         DataError: a damaged file, or weights of another network.
     """
     parameters, metadata = checkpoint.load(path)
-    about = {key: metadata[key] for key in ("network", "input", "class_names") if key in metadata}
+    about = {key: metadata[key] for key in ABOUT if key in metadata}
     if not about:
         get_logger().info("%s holds weights only: network and preprocessing are those of the recipe", path)
-    about = {**description(model, config, None), **about}
+    if len(about) < len(ABOUT):
+        about = {**description(model, config, None), **about}
     refuse_other_network(model, about, path)
     refuse_contradiction(config, about, path)
     network = model.build_network(about["network"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, amp, nn, ops
@@ -102,6 +102,16 @@ def gradient_mean(weights: tuple[Parameter, ...], size: int) -> nn.Cell:
     if device_adapter.current_target() == "CPU":
         return _FlatMean(weights, size)
     return nn.DistributedGradReducer(weights, mean=True, degree=size)
+
+
+def assign_all(parameters: Iterable[Parameter], values: Iterable[Tensor]) -> None:
+    """Give parameters of a step that has run other values.
+
+    Not by `Parameter.set_data`: after it, a graph with branches and loops goes on with the memory that the parameter had
+    before, so that all updates from then on are missing from evaluations and checkpoints.
+    """
+    for parameter, value in zip(parameters, values):
+        ops.assign(parameter, value)
 
 
 @ops.constexpr
@@ -225,13 +235,11 @@ class TrainStep(nn.Cell):
     def averaged_weights(self) -> Iterator[None]:
         """Inside, the network has the moving averages as its weights."""
         raw = [Tensor(p.asnumpy()) for p in self.ema.weights]
-        for weight, average in zip(self.ema.weights, self.ema.averages):
-            weight.set_data(Tensor(average.asnumpy()))
+        assign_all(self.ema.weights, [Tensor(average.asnumpy()) for average in self.ema.averages])
         try:
             yield
         finally:
-            for weight, value in zip(self.ema.weights, raw):
-                weight.set_data(value)
+            assign_all(self.ema.weights, raw)
 
     def training_state(self) -> dict[str, Parameter]:
         """All that a run needs to go on: weights by their plain names, the rest behind a prefix.

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
-from .option_values import type_name
+
+METAVARS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", list: "LIST"}
 
 
 def parse(
@@ -61,18 +63,13 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def _build_parser(schema, helps, choices, sections, aliases, description, shown) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        usage="%(prog)s [--KEY VALUE ...]", description=description, allow_abbrev=False,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=32),
         epilog="--no-KEY is short for --KEY false; - and _ are the same in a key.",
     )  # fmt: skip
     parser.error = _raise_usage  # type: ignore[method-assign]
-    _add(
-        parser,
-        ["config_path"],
-        "config_path",
-        "",
-        metavar="FILE",
-        help="YAML recipe that changes values of the default one",
-    )
+    help_text = "YAML recipe that changes values of the default one"
+    _add(parser, ["config_path"], "config_path", "", metavar="FILE", help=help_text)
     if shown is not None:
         shown = {aliases.get(name, name) for name in shown}
     unknown = set(shown or ()) - set(sections.values()) - set(schema)
@@ -90,7 +87,7 @@ def _build_parser(schema, helps, choices, sections, aliases, description, shown)
             groups[title] = parser.add_argument_group(title) if title else parser
         _add(
             groups[title] if is_shown else parser, names, key, default,
-            metavar=type_name(default).split(" (")[0].replace(" ", "_").upper(),
+            metavar=METAVARS.get(type(default), "VALUE"),
             help=f"{text} [{default}]".replace("%", "%%").strip() if is_shown else argparse.SUPPRESS,
         )  # fmt: skip
     return parser

@@ -40,7 +40,9 @@ def require_range(
     """
     for name, value in values.items():
         numbers = value if isinstance(value, list) else [value]
-        if not all((isinstance(n, int) or math.isfinite(n)) and low <= n <= high and above < n < below for n in numbers):
+        if not all(
+            (isinstance(n, int) or math.isfinite(n)) and low <= n <= high and above < n < below for n in numbers
+        ):
             start = f"{low:g}" if low > above else f"above {above:g}" if above > -math.inf else ""
             end = f"{high:g}" if high < below else f"below {below:g}" if below < math.inf else ""
             if start.startswith("above") or end.startswith("below") or not (start and end):

@@ -270,7 +270,7 @@ class ConvBlock(nn.Cell):
         out_channels: out.
         kernel_size: odd; the padding is kernel_size // 2 on all sides.
         stride: s.
-        activation: a name that `activation` knows.
+        activation: a name that `create_activation` knows.
         negative_slope: of a leaky ReLU.
         bn_eps: added to the batch-norm variance inside the root.
     """

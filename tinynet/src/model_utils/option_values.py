@@ -44,7 +44,9 @@ def _to_list(text: Any, default: list) -> list:
         if isinstance(text, str):
             text = yaml.load(text if text.strip().startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise ValueError(text) from error
+        if set(text) & set("[]{}\"'"):
+            raise ValueError(text) from error
+        text = [item.strip() for item in text.split(",")]  # such as *.bn.*, which YAML takes for an alias
     return [convert(item, example(default)) for item in text]
 
 

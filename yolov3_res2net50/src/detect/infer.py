@@ -46,9 +46,12 @@ from . import video
 from .boxes import Detections
 from .coco_eval import to_results
 from .drawing import draw_boxes
-from .prediction import Found, Predictor, load_predictor
+from .prediction import PLAIN_WEIGHTS, Found, Predictor, load_predictor
 
-SHOWN = ("Inference", "Device", "nms_thresh", "max_detections", "per_batch_size", "testing_shape", "test_img_shape")
+SHOWN = (  # sections and keys of the recipe in --help
+    "Inference", "nms_thresh", "max_detections", "per_batch_size", "testing_shape", "test_img_shape", "Device",
+    *PLAIN_WEIGHTS,
+)  # fmt: skip
 SECONDS_BETWEEN_LINES = 5.0  # of the progress in a video
 
 # ---- Which files -----------------------------------------------------------------------------------------------------

@@ -1,14 +1,9 @@
 """COCO's measures of the result files (*.bin) that infer.py and the Ascend 310 application write.
 
-    python postprocess.py --result_path result_Files --img_path val2017 --annFile annotations/instances_val2017.json
+    python postprocess.py --result_path infer_result/result_Files --data_dir dataset/coco2017
 
-An image of the annotation file with the name a/b.jpg has the result files b_0.bin, b_1.bin and b_2.bin: the decoded maps
-big, medium and small of the network, float32 (h, w, 3, 5 + classes). Where several images have the name b, those of this
-one are a__b_0.bin and so on. Raw maps, of a model that was exported with --keep_detect False, are refused.
-
-How the pictures were resized is told by detections.json of infer.py, where it lies beside result_path; else by the
-recipe (testing_shape or test_img_shape, keep_ratio), so that --keep_ratio False is to be given for an application that
-resizes both sides to the input's. Written, in log_path: what eval.py writes.
+How the pictures were resized is told by detections.json of infer.py, where it lies beside result_path; else by the options
+below: give --keep_ratio False for an application that resizes both sides. Written, in log_path: what eval.py writes.
 """
 
 from __future__ import annotations
@@ -22,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..data.coco import CocoData, data_paths, read_coco
-from ..dataset import input_spec
+from ..dataset import input_size
 from ..model_utils.config import Config
 from ..model_utils.errors import DataError, UsageError
 from ..model_utils.logger import init_logger
@@ -32,9 +27,9 @@ from .boxes import detect, place
 from .coco_eval import import_pycocotools, to_results
 from .evaluation import detection_options, report, select_classes
 
-SHOWN = (
+SHOWN = (  # sections and keys of the recipe in --help
     "Evaluation", "result_path", "data_dir", "img_path", "annFile", "testing_shape", "test_img_shape", "keep_ratio",
-    "log_path", "debug",
+    "category_ids", "log_path", "debug",
 )  # fmt: skip
 STRIDES = (32, 16, 8)  # pixels of the input for a cell of the maps big, medium and small
 LISTED = 10
@@ -47,7 +42,8 @@ def read_input(result_path: Path, config: Config) -> dict[str, Any]:
         UsageError: the command line contradicts the note.
         DataError: the note cannot be read.
     """
-    file, spec = result_path.absolute().parent / "detections.json", input_spec(config)
+    file, (height, width) = result_path.absolute().parent / "detections.json", input_size(config)
+    spec = {"height": height, "width": width, "keep_ratio": config.keep_ratio, "category_ids": config.category_ids}
     if not file.is_file():
         return spec
     try:
@@ -67,6 +63,9 @@ def read_input(result_path: Path, config: Config) -> dict[str, Any]:
 
 def find_results(result_path: Path, coco: CocoData, images: Path) -> list[list[Path]]:
     """The three result files of each image.
+
+    The image a/b.jpg has b_0.bin, b_1.bin and b_2.bin: the decoded maps big, medium and small. Where several images have the
+    name b, those of this one are a__b_0.bin and so on.
 
     Raises:
         DataError: the folder or some of the files do not exist.

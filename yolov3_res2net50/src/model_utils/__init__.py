@@ -54,7 +54,7 @@ def check_version() -> None:
 
 
 def import_frameworks() -> None:
-    """Import numpy and MindSpore so that the threads that they start never take an interrupt; see `config.run`."""
+    """Import numpy and MindSpore so that the threads that they start never take an interrupt; see `program.run`."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         import mindspore  # noqa: F401

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore.dataset import transforms
 
 from ..config import Config
-from ..dataset_checks import image_folder_options
+from ..dataset_checks import ENDINGS, image_folder_options
 from ..device_adapter import Device
 from ..errors import require_range
 from ..workers import worker_threads
@@ -61,7 +61,9 @@ def build_pipeline(
     workers, is_train = worker_threads(config), split == "train"
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))
-    dataset = source(_sampler(images, split, config.seed, device, epoch, reshuffled), workers)
+    shard = _shard(images, split, config.seed, device, epoch)
+    sampler = ds.SubsetRandomSampler if reshuffled else ds.SubsetSampler
+    dataset = source(sampler(shard or [0]), workers)  # from numpy arrays, MindData would crash without any image
     dataset = dataset.map(list(operators), "image", num_parallel_workers=workers)
     if serial_operators:
         dataset = dataset.map(list(serial_operators), "image", num_parallel_workers=1)
@@ -72,17 +74,17 @@ def build_pipeline(
     dataset = dataset.batch(batch_size, drop_remainder=is_train, num_parallel_workers=1)
     for operator in batch_operators:
         dataset = dataset.map(operator, ["image", "label"], num_parallel_workers=1)
+    skip_steps = skip_steps if shard else 1
     return dataset.skip(skip_steps) if skip_steps else dataset
 
 
-def _sampler(images: int, split: str, seed: int, device: Device, epoch: int, reshuffled: bool) -> ds.Sampler:
+def _shard(images: int, split: str, seed: int, device: Device, epoch: int) -> list[int]:
     """Which images this rank reads: in training as many on each rank, in evaluation all of them exactly once."""
     order = np.arange(images)
     if split == "train":
         order = np.random.RandomState([seed & 0xFFFFFFFF, epoch]).permutation(images)
         order = order[: images // device.size * device.size]
-    shard = order[device.rank :: device.size].tolist()
-    return ds.SubsetRandomSampler(shard) if reshuffled else ds.SubsetSampler(shard)
+    return order[device.rank :: device.size].tolist()
 
 
 def image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
@@ -94,5 +96,6 @@ def image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
 
 
 def count_image_folder(path: str) -> int:
-    """Images of a folder with one folder of images for each class."""
-    return image_folder(path, sorted(os.listdir(path))).get_dataset_size()
+    """Images of a folder with one folder of images for each class; hidden folders, which MindData counts, do not count."""
+    folders = [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
+    return sum(name.endswith(ENDINGS) for folder in folders for name in os.listdir(folder))
