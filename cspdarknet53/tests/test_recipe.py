@@ -6,9 +6,11 @@ import json
 
 import create_imagenet2012_label
 import eval as evaluation
+import export
 import postprocess
 import train
 from conftest import small_run
+from dry_run import numeric_keys, try_values
 from mindspore_hub_conf import create_network
 from src.lr_scheduler import get_lr
 from src.model_utils.device_adapter import Device
@@ -87,6 +89,25 @@ def test_each_rank_may_save():
     assert saves_checkpoints(config, third)
     folder = checkpoint_folder(config, third)
     assert folder.folder.name == "ckpt_2" and folder.prefix == "2"
+
+
+def test_places_of_a_modelarts_job(tmp_path):
+    """Data below the unpacked data_path, unless data_dir names others; results below output_path."""
+    config = read_config(["--data_path", str(tmp_path), "--output_path", "/out", "--ckpt_path", "c"], "")
+    data = tmp_path / "ImageNet"  # the name of the zip file
+    assert train.adapt_paths(config).data_dir == evaluation.adapt_paths(config).val_data_dir == str(data)
+    for split in ("train", "val"):
+        (data / split).mkdir(parents=True)
+    found = train.adapt_paths(config)
+    assert (found.data_dir, found.ckpt_path, found.log_path) == (str(data / "train"), "/out/c", "/out")
+    assert evaluation.adapt_paths(config).val_data_dir == str(data / "val")
+    assert export.adapt_paths(config.replace(ckpt_file="a.ckpt")).ckpt_file == "a.ckpt"
+    assert export.adapt_paths(config).file_name == "/out/cspdarknet53"
+    config = read_config(["--data_dir", "/mine", "--pretrained", "b.ckpt"], "")
+    found = train.adapt_paths(config)
+    assert (found.data_dir, found.pretrained) == ("/mine", "b.ckpt")
+    found = evaluation.adapt_paths(evaluation.with_validation_data(config))
+    assert (found.val_data_dir, found.pretrained) == ("/mine", "b.ckpt")
 
 
 def test_hub():
@@ -185,6 +206,20 @@ def test_dry_run_refuses(few_digits, tmp_path, key):
     value, message = REFUSED[key]
     with pytest.raises(UsageError, match=message or f"{key}="):
         train.main(small_run(few_digits, tmp_path, dry_run=True, **{key: value}, **NEEDS.get(key, {})))
+
+
+@pytest.mark.long
+def test_every_number_out_of_range(few_digits, tmp_path):
+    """A dry run takes it or refuses it; nothing else is raised."""
+    options = small_run(few_digits, tmp_path, dry_run=True, eval_interval=1)
+    accepted, faults = try_values(
+        train.main,
+        options,
+        numeric_keys(read_config([], "")),
+        ("num_classes", "height", "width", "image_size", "stage_blocks", "max_epoch"),
+    )
+    assert not faults and len(accepted) > 50
+    assert not [path for path in tmp_path.rglob("*.ckpt")]
 
 
 def test_dry_run_refuses_data(few_digits, tmp_path):

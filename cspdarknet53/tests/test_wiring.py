@@ -30,12 +30,7 @@ import pytest
 
 CPU = ["--device_target", "CPU"]
 # With these the network learns a little in ten steps: its answers are not all the same.
-LEARNING = {
-    "flip_prob": 0,
-    "color_jitter": "0.1,0.1,0.1,0",
-    "crop_scale": 0.8,
-    "ema_decay": 0.5,
-}  # a little in ten steps
+LEARNING = {"flip_prob": 0, "color_jitter": "0.1,0.1,0.1,0", "crop_scale": 0.8, "lr": 0.005, "ema_decay": 0.5}
 KEYS: dict[str, set[str]] = {}  # of the recipe, which each program has read
 
 

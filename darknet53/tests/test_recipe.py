@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import eval as evaluation
+import export
 import train
 from conftest import small_run
+from dry_run import numeric_keys, try_values
 from mindspore_hub_conf import create_network
 from src.lr_scheduler import get_lr
 from src.model_utils.device_adapter import Device
@@ -67,6 +70,23 @@ def test_checkpoint_places():
     assert not saves_checkpoints(read_config(["--save_checkpoint", "false"], ""), alone)
 
 
+def test_places_of_a_modelarts_job(tmp_path):
+    """Data below data_path, with the folders train and val or without; results below output_path."""
+    options = ["--data_path", str(tmp_path), "--output_path", "/out", "--save_checkpoint_path", "ckpt"]
+    config = read_config([*options, "--checkpoint_path", "a.ckpt", "--pre_trained", "b.ckpt"], "")
+    assert train.adapt_paths(config).train_data_dir == evaluation.adapt_paths(config).val_data_dir == str(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+    found = train.adapt_paths(config)
+    assert found.train_data_dir == str(tmp_path / "train") and found.val_data_dir == str(tmp_path / "val")
+    assert (found.save_checkpoint_path, found.run_dir, found.summary_dir) == ("/out/ckpt", "/out", "/out/summary_dir")
+    assert found.pre_trained == "b.ckpt"
+    found = evaluation.adapt_paths(config)
+    assert found.val_data_dir == str(tmp_path / "val") and found.checkpoint_path == "a.ckpt"
+    found = export.adapt_paths(config)
+    assert found.file_name == "/out/darknet53" and found.checkpoint_path == "a.ckpt"
+
+
 def test_hub():
     network = create_network("darknet53", 3, stage_blocks=(1, 1, 1, 1, 1))
     assert network.fc.weight.shape == (3, 1024)
@@ -125,6 +145,20 @@ def test_dry_run_refuses(few_digits, tmp_path, key):
     value, message = REFUSED[key]
     with pytest.raises(UsageError, match=message or f"{key}="):
         train.main(small_run(few_digits, tmp_path, dry_run=True, **{key: value}))
+
+
+@pytest.mark.long
+def test_every_number_out_of_range(few_digits, tmp_path):
+    """A dry run takes it or refuses it; nothing else is raised."""
+    options = small_run(few_digits, tmp_path, dry_run=True, eval_interval=1)
+    accepted, faults = try_values(
+        train.main,
+        options,
+        numeric_keys(read_config([], "")),
+        ("class_num", "image_height", "image_width", "stage_blocks", "epoch_num"),
+    )
+    assert not faults and len(accepted) > 50
+    assert not [path for path in tmp_path.rglob("*.ckpt")]
 
 
 def test_dry_run_refuses_data(few_digits, tmp_path):

@@ -108,9 +108,9 @@ def test_cutout(tmp_path, configured):
     for picture, _ in batches(configured(**{**options, "cutout_ratio": 0.25}), "train"):
         assert set(np.unique(picture)) <= {-0.5, 0.0, 0.5}
         rows, columns = np.nonzero((picture[0] == 0).all(axis=0))
-        sizes.append((np.ptp(rows) + 1, np.ptp(columns) + 1))
+        sizes.append((len(np.unique(rows)), len(np.unique(columns))))
         assert len(rows) == np.prod(sizes[-1]) == (picture == 0).sum() / 3
-    assert max(sizes) == (8, 8) and sizes.count((8, 8)) >= 10, "cut off at the border only"
+    assert max(sizes) == (8, 8) and sizes.count((8, 8)) > 5, "others lie over the border, in part or as a whole"
     assert not any((picture == 0).any() for picture, _ in batches(configured(**options), "train"))
 
 
