@@ -60,10 +60,14 @@ def test_bar_is_as_long_as_the_score():
 def test_rows():
     """The first bar has a colour of its own; no more than five classes are written."""
     shown = readable_size(picture(320, 320))
-    heights = [annotate(shown, entries(**{str(number): 0.1 for number in range(count)})).height for count in (1, 4, 5, 9)]
+    heights = [
+        annotate(shown, entries(**{str(number): 0.1 for number in range(count)})).height for count in (1, 4, 5, 9)
+    ]
     assert heights[0] < heights[1] < heights[2] == heights[3]
     canvas = np.asarray(annotate(shown, entries(a=0.5, b=0.5)))[320:]
-    first, other = ((canvas == colour).all(axis=2).any(axis=1).nonzero()[0] for colour in (module.FIRST_BAR, module.OTHER_BAR))
+    first, other = (
+        (canvas == colour).all(axis=2).any(axis=1).nonzero()[0] for colour in (module.FIRST_BAR, module.OTHER_BAR)
+    )
     assert first.max() < other.min()
 
 

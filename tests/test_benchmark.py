@@ -179,18 +179,63 @@ def test_registered_model_exists(name):
     assert recipe["num_classes"] > 1 and recipe["loss_scale"] >= 1 and 0 <= recipe["label_smooth_factor"] < 1
 
 
+def of_project(spec: dict, program: str) -> dict:
+    """What a program prints last as JSON, in a process that has the project's side of a benchmark and the specification."""
+    start = "import json, sys; from benchmark_mindspore import *; spec = json.loads(sys.argv[1])\n"
+    command = [sys.executable, "-c", start + program, json.dumps(spec)]
+    result = subprocess.run(command, cwd=benchmark.ROOT / "scripts", capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_export_and_input_of_a_classifier(monkeypatch, tmp_path, capsys):
+    """Real processes: what export.py writes in ONNX Runtime, and the training pipeline of the folder."""
+    monkeypatch.setattr(benchmark, "JPEG_FILES", 4)
+    monkeypatch.setattr(benchmark.os, "sched_setaffinity", lambda *_: None)
+    small = ["--image_size", "32", "--batch_size", "1", "--rounds", "1", "--steps", "1", "--threads", "1"]
+    path = tmp_path / "figures.json"
+    assert benchmark.main(["--model", "tinydarknet", "--tasks", "onnx,input", *small, "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["task"] for row in rows] == ["onnx", "input"] and all(row["images_per_second"] > 0 for row in rows)
+    assert "| tinydarknet | onnx " in capsys.readouterr().out
+
+
+def test_optimizer_is_that_of_the_recipe():
+    """RMSProp of TinyNet; biases and batch norms have no weight decay."""
+    spec = {**asdict(benchmark.MODELS["tinynet_e"]), "measures": True}
+    spec["recipe"] = benchmark.read_recipe(benchmark.ROOT / "tinynet/default_config.yaml")
+    program = """
+network, facts = build(spec)
+optimizer = create_optimizer(network, spec)
+print(json.dumps({"name": type(optimizer).__name__, "decays": sorted({float(d) for d in optimizer.weight_decay}), **facts}))
+"""
+    facts = of_project({**spec, "batch_size": 1}, program)
+    assert facts["name"].endswith("RMSProp") and facts["decays"] == pytest.approx([0, 1e-5]) and facts["parameters"] == 2042972
+
+
+def test_detector_has_its_loss_its_targets_and_its_decoding():
+    program = """
+import mindspore as ms
+
+network, facts = build({**spec, "arguments": {"num_classes": 3, "width": 0.1, "stage_blocks": [1, 1, 1, 1]}})
+ms.set_context(mode=ms.PYNATIVE_MODE)
+loss_fn, rows = loss_and_targets(spec)
+images = ms.Tensor(images_of(spec))
+loss = float(loss_fn(network(images), rows).asnumpy())
+print(json.dumps({"rows": rows.shape, "objects": int((rows.asnumpy()[..., 0] >= 0).sum()), "loss": loss,
+                  "maps": [m.shape for m in for_inference(network, spec)(images)]}))
+"""
+    facts = of_project(detector_spec(), program)
+    assert facts["rows"] == [2, 12, 7 + 3] and 2 <= facts["objects"] <= 2 * OBJECTS and facts["loss"] > 0
+    assert facts["maps"] == [[2, side, side, 3, 5 + 3] for side in (2, 4, 8)]
+
+
 @pytest.mark.parametrize("name", sorted(benchmark.MODELS))
 def test_twin_has_as_many_weights_as_the_network(name):
     twins = pytest.importorskip("benchmark_torch").TWINS
     weights = sum(parameter.numel() for parameter in twins[name](**benchmark.MODELS[name].arguments).parameters())
-    program = (
-        "import json, sys; from benchmark_mindspore import build;"
-        "print('weights', build(json.loads(sys.argv[1]))[1]['parameters'])"
-    )
-    spec = {**asdict(benchmark.MODELS[name]), "measures": True}
-    command = [sys.executable, "-c", program, json.dumps(spec)]
-    result = subprocess.run(command, cwd=benchmark.ROOT / "scripts", capture_output=True, text=True, timeout=120)
-    assert f"weights {weights}" in result.stdout, result.stderr
+    spec = {**asdict(benchmark.MODELS[name]), "measures": True, "batch_size": 1}
+    assert of_project(spec, "print(build(spec)[1]['parameters'])") == weights
 
 
 def detector_spec(**more):

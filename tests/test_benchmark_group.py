@@ -144,6 +144,7 @@ def test_efficiency_is_the_ratio_of_the_steps(monkeypatch):
     assert row.images_per_second is None and row.note == "needs two cores or more"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(benchmark.cores()) < 2, reason="a core for each of two processes is needed")
 def test_two_processes_for_real(tmp_path, capfd):
     """TinyDarkNet with msrun and the exchange of the gradients."""

@@ -84,10 +84,20 @@ def test_equals_a_hand_count_on_every_picture(toy_state, few_digits, tmp_path, b
 
 def test_the_lowest_index_wins_a_tie():
     logits = [[1, 1, 1, 1, 1, 1, 1], [0, 2, 2, 0, 0, 0, 0], [0, 2, 2, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0]]
-    for labels, top_1, top_5 in (([0, 1, 1, 0], 4, 4), ([1, 2, 2, 6], 0, 3), ([4, 4, 5, 4], 0, 3), ([5, 6, 6, 6], 0, 0)):
+    for labels, top_1, top_5 in (
+        ([0, 1, 1, 0], 4, 4),
+        ([1, 2, 2, 6], 0, 3),
+        ([4, 4, 5, 4], 0, 3),
+        ([5, 6, 6, 6], 0, 0),
+    ):
         for batch_size in (1, 3, 4):
             totals = evaluate(identity, Batches(logits, labels, batch_size), batch_size, 4, CPU)
             assert totals[:3] == (4, top_1, top_5), (labels, batch_size)
+    logits = np.random.RandomState(7).randint(0, 3, (1, 200))  # long rows, which NumPy sorts in another way
+    order = sorted(range(200), key=lambda index: (-logits[0, index], index))
+    for place in (0, 1, 4, 5):
+        totals = evaluate(identity, Batches(logits, [order[place]], 1), 1, 1, CPU)
+        assert totals[1:3] == (place == 0, place < 5), place
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 5, 6])
@@ -116,7 +126,9 @@ def test_outputs_that_are_not_finite(toy_state, few_digits, tmp_path, value):
 
 def test_moving_average_of_a_training_state(toy_state, few_digits, tmp_path):
     """--use_ema evaluates what the training said of the average, to the last bit; without it, of the raw weights."""
-    said = {row["name"]: float(row["value"]) for row in csv.DictReader((toy_state.parents[1] / "run/curves.csv").open())}
+    said = {
+        row["name"]: float(row["value"]) for row in csv.DictReader((toy_state.parents[1] / "run/curves.csv").open())
+    }
     for prefix, use_ema in (("", False), ("ema_", True)):
         found = run_eval(options(toy_state, few_digits / "val", tmp_path, use_ema=use_ema)).accuracies()
         assert found == {name: said[f"{prefix}{name}"] for name in found}
@@ -135,7 +147,9 @@ def test_cross_entropy_equals_its_definition(smoothing):
     target = np.full((6, 4), smoothing / 3)
     target[np.arange(6), labels] = 1 - smoothing
     scores = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(cross_entropy(logits, labels, smoothing), -(target * np.log(scores)).sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(
+        cross_entropy(logits, labels, smoothing), -(target * np.log(scores)).sum(axis=1), rtol=1e-12
+    )
 
 
 def test_cross_entropy_of_large_logits_and_one_class():
@@ -226,7 +240,11 @@ def test_the_weights_decide_the_input_and_the_classes(few_digits, tmp_path):
     """Twelve classes at 20 pixels by the checkpoint, ten at 16 by the recipe; the names are those of the data."""
     config = MODEL.read_config(["--num_classes", "12", "--image_height", "20", "--image_width", "20"], "")
     about = {"network": MODEL.describe_network(config), "input": MODEL.input_spec(config)}
-    save(tmp_path / "twelve.ckpt", MODEL.build_network(about["network"]).parameters_dict(), {**about, "class_names": None})
+    save(
+        tmp_path / "twelve.ckpt",
+        MODEL.build_network(about["network"]).parameters_dict(),
+        {**about, "class_names": None},
+    )
     recipe = MODEL.read_config(options(tmp_path / "twelve.ckpt", few_digits / "val", tmp_path, batch_size=4), "")
     config, network, dataset = load_for_evaluation(MODEL, recipe, CPU, recipe.checkpoint_path)
     assert (config.num_classes, config.image_height, recipe.num_classes, recipe.image_height) == (12, 20, 10, 16)
@@ -241,7 +259,9 @@ def test_data_that_do_not_belong_to_the_weights(few_digits, toy_state, tmp_path)
     """More classes than outputs, a class of another name, no data at all: an error, no wrong number."""
     about = {key: value for key, value in load(toy_state)[1].items() if key in ("network", "input")}
     about["network"]["num_classes"] = 5
-    save(tmp_path / "five.ckpt", MODEL.build_network(about["network"]).parameters_dict(), {**about, "class_names": None})
+    save(
+        tmp_path / "five.ckpt", MODEL.build_network(about["network"]).parameters_dict(), {**about, "class_names": None}
+    )
     with pytest.raises(DataError, match="the checkpoint has 5 classes .unnamed.*has 10 .0, 1, 2"):
         run_eval(options(tmp_path / "five.ckpt", few_digits / "val", tmp_path))
     with pytest.raises(DataError, match="class 'cat'"):

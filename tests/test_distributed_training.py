@@ -99,7 +99,9 @@ def test_the_evaluation_is_that_of_one_process(run, few_digits, tmp_path):
     """Also of the moving average: the ranks have evaluated the weights that are saved, on all pictures."""
     said = re.search(r"validation after epoch 4: (.*);", (run / "job/train.log").read_text())[1]
     for prefix, use_ema in (("", False), ("ema_", True)):
-        options = command_line(checkpoint_path=last(run), val_data_dir=few_digits / "val", run_dir=tmp_path, use_ema=use_ema)
+        options = command_line(
+            checkpoint_path=last(run), val_data_dir=few_digits / "val", run_dir=tmp_path, use_ema=use_ema
+        )
         totals = run_eval(options)
         for name, value in totals.accuracies().items():
             assert f"{prefix}{name} {value:.4f}" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 from dry_run import numeric_keys, problem_of, try_values
 from model_utils.errors import DataError, UsageError
@@ -32,7 +33,14 @@ def test_values_out_of_range(few_digits, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
     for text in SAMPLE:
         assert set(text.split()) <= set(accepted)
-    for name in ("flip_prob=1.5", "log_interval=0", "save_checkpoint_epochs=0", "eval_interval=-1", "seed=-1", "std=0,0,0"):
+    for name in (
+        "flip_prob=1.5",
+        "log_interval=0",
+        "save_checkpoint_epochs=0",
+        "eval_interval=-1",
+        "seed=-1",
+        "std=0,0,0",
+    ):
         assert f"--{name}" not in accepted
     ranges = {"--flip_prob", "--crop_scale", "--crop_ratio", "--momentum", "--ema_decay", "--label_smooth_factor"}
     assert not [option for option in accepted if option.split("=")[0] in ranges and float(option.split("=")[1]) > 1]
@@ -48,7 +56,11 @@ def test_what_a_dry_run_accepts_a_run_takes(few_digits, tmp_path, options):
 def test_values_out_of_range_in_evaluation(few_digits, toy_state, tmp_path):
     """What the checkpoint was made for cannot be changed; of the rest, nothing but a batch size and workers matters."""
     options = command_line(
-        checkpoint_path=toy_state, val_data_dir=few_digits / "val", run_dir=tmp_path, dry_run=True, num_parallel_workers=1
+        checkpoint_path=toy_state,
+        val_data_dir=few_digits / "val",
+        run_dir=tmp_path,
+        dry_run=True,
+        num_parallel_workers=1,
     )
     accepted, faults = try_values(run_eval, options, numeric_keys(MODEL.read_config([], "")), ("batch_size",))
     assert not faults
@@ -69,12 +81,40 @@ def test_nothing_is_written_or_moved(few_digits, toy_state, tmp_path):
     assert "dry run: everything was built, nothing was trained\n" in (tmp_path / "run/train.log").read_text()
 
 
-def test_a_damaged_picture_of_the_validation_data_is_found(few_digits, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"train_data_dir": "nowhere"}, "nowhere does not exist"),
+        ({"train_data_dir": "empty"}, "holds no class folders"),
+        ({"num_classes": 7}, "10 classes, more than num_classes=7"),
+        ({"batch_size": 500}, "0 steps per epoch: 40 images on 1 device.s. do not fill one batch of 500"),
+        ({"batch_size": 8, "accumulate_steps": 6}, "0 steps per epoch: 40 images .* one batch of 48"),
+        ({"device_target": "GPU"}, "device_target=GPU .*not available on this machine"),
+    ],
+)
+def test_data_and_devices_that_cannot_be_used(few_digits, tmp_path, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=message):
+        run_train(small_run(few_digits, tmp_path, dry_run=True, **changes))
+
+
+def test_a_damaged_picture_is_found(few_digits, tmp_path):
+    shutil.copytree(few_digits / "train", tmp_path / "train")
+    victim = sorted((tmp_path / "train/4").iterdir())[1]
+    victim.write_bytes(victim.read_bytes()[:-200])
+    with pytest.raises(DataError, match=f"1 of 40 files are not readable images.*(?s:.*){victim.name}"):
+        run_train(small_run(few_digits, tmp_path, dry_run=True, train_data_dir=tmp_path / "train"))
+
+
+def test_a_damaged_picture_of_the_validation_data_is_found(few_digits, tmp_path):
     """Where the check of all files is switched off, the first batch finds it."""
     for name in "0123456789":
         (tmp_path / "val" / name).mkdir(parents=True)
         (tmp_path / "val" / name / "a.jpg").write_bytes(b"no picture")
-    options = small_run(few_digits, tmp_path, dry_run=True, check_images=False, eval_interval=1, val_data_dir=tmp_path / "val")
+    options = small_run(
+        few_digits, tmp_path, dry_run=True, check_images=False, eval_interval=1, val_data_dir=tmp_path / "val"
+    )
     with pytest.raises(DataError, match=r"val/0/a\.jpg"):
         run_train(options)
     assert run_train([*options, "--eval_interval", "0"]) == 0, "a run without evaluation does not need them"

@@ -74,7 +74,8 @@ def operators(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
-    "file_format, fold_bn, batch_size", [("MINDIR", False, 1), ("MINDIR", True, 3), ("ONNX", False, 3), ("ONNX", True, 1)]
+    "file_format, fold_bn, batch_size",
+    [("MINDIR", False, 1), ("MINDIR", True, 3), ("ONNX", False, 3), ("ONNX", True, 1)],
 )
 def test_equals_the_network(folder, tmp_path, activation, file_format, fold_bn, batch_size):
     """The traced input is of zeros; these are others, and the outputs differ from picture to picture."""
@@ -106,7 +107,9 @@ def test_the_moving_average_is_exported(toy_state, tmp_path):
     export(toy_state, tmp_path / "raw")
     export(toy_state, tmp_path / "average", use_ema=True)
     config = MODEL.read_config([], "")
-    raw, average = (load_model(MODEL, tmp_path / f"{n}.mindir", config)[0](pictures(1, 3))[0] for n in ("raw", "average"))
+    raw, average = (
+        load_model(MODEL, tmp_path / f"{n}.mindir", config)[0](pictures(1, 3))[0] for n in ("raw", "average")
+    )
     network, _ = load_network(MODEL, toy_state, config, use_ema=True)
     assert agree(average, network(ms.Tensor(pictures(1, 3))).asnumpy()) and not agree(raw, average)
 
@@ -176,7 +179,10 @@ def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file
     monkeypatch.setattr(exporting.ms.onnx, "export", fail)
     with pytest.raises(DataError, match=rf"m\.{ending} cannot be written: .*(no space left|no operator|full)$"):
         export(weights, tmp_path / "m", file_format=file_format)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"m.{ending}": "old", f"m.{ending}.json": "old"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"m.{ending}": "old",
+        f"m.{ending}.json": "old",
+    }
 
 
 def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):

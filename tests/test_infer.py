@@ -120,7 +120,9 @@ def test_equals_evaluation_for_every_kind_of_picture(checkpoint, photographs, tm
     options = command_line(**SIZE, val_data_dir=folder.parent, batch_size=4, num_parallel_workers=1)
     config = MODEL.read_config(options, "")
     network, _ = load_network(MODEL, checkpoint, config)
-    batches = MODEL.create_dataset(config, "val", CPU, ["temple"]).create_tuple_iterator(num_epochs=1, output_numpy=True)
+    batches = MODEL.create_dataset(config, "val", CPU, ["temple"]).create_tuple_iterator(
+        num_epochs=1, output_numpy=True
+    )
     inputs = [images for images, _ in batches]
     logits = np.concatenate([predict(network, images, 4)[0] for images in inputs])
     files, operators = sorted(folder.iterdir()), eval_transforms(MODEL.input_spec(config))

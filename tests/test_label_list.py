@@ -59,7 +59,9 @@ def test_the_classes_of_the_model(tmp_path):
     for model in (write_model(tmp_path / "m.onnx", ["dog", "cat", "ant"]), checkpoint):
         run_label_list(command_line(input=root, label_file=label_file, model_file=model))
         assert label_file.read_text() == "b:2\na:0\n"
-    run_label_list(command_line(input=root, label_file=tmp_path / "b", model_file=write_model(tmp_path / "n.onnx", None)))
+    run_label_list(
+        command_line(input=root, label_file=tmp_path / "b", model_file=write_model(tmp_path / "n.onnx", None))
+    )
     assert (tmp_path / "b").read_text() == "b:0\na:1\n", "a model without names has those of the folders"
 
 

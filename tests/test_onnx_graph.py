@@ -42,7 +42,11 @@ def mish() -> nn.Cell:
     [
         (leaky_relu(0.01), lambda x: np.where(x > 0, x, 0.01 * x), ["LeakyRelu"]),
         (leaky_relu(0.3), lambda x: np.where(x > 0, x, 0.3 * x), ["LeakyRelu"]),
-        (mish(), lambda x: x * np.tanh(np.logaddexp(0, x)), ["Neg", "Sigmoid", "Mul", "Softsign", "HardSigmoid", "Mul"]),
+        (
+            mish(),
+            lambda x: x * np.tanh(np.logaddexp(0, x)),
+            ["Neg", "Sigmoid", "Mul", "Softsign", "HardSigmoid", "Mul"],
+        ),
     ],
     ids=["slope 0.01", "slope 0.3", "mish"],
 )

@@ -31,7 +31,9 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def test_a_file_a_folder_and_patterns(tmp_path, monkeypatch):
-    touch(tmp_path, "flower/1.jpg", "flower/2.x.png", "temple/1.jpg", "temple/3.bmp", "temple/4.JPG", "temple/deep/5.jPg")
+    touch(
+        tmp_path, "flower/1.jpg", "flower/2.x.png", "temple/1.jpg", "temple/3.bmp", "temple/4.JPG", "temple/deep/5.jPg"
+    )
     monkeypatch.chdir(tmp_path)
     everything = ["flower/1.jpg", "flower/2.x.png", "temple/1.jpg", "temple/3.bmp", "temple/4.JPG", "temple/deep/5.jPg"]
     for text, root, names in (
@@ -49,11 +51,15 @@ def test_a_file_a_folder_and_patterns(tmp_path, monkeypatch):
 def test_a_name_with_pattern_characters_is_a_name(tmp_path):
     touch(tmp_path, "a[1].jpg", "b*.txt")
     assert find_pictures(str(tmp_path / "a[1].jpg")) == (tmp_path, [Path("a[1].jpg")])
-    assert find_pictures(str(tmp_path / "b*.txt")) == (tmp_path, [Path("b*.txt")]), "a file that is named has any ending"
+    assert find_pictures(str(tmp_path / "b*.txt")) == (tmp_path, [Path("b*.txt")]), (
+        "a file that is named has any ending"
+    )
 
 
 def test_other_files_are_skipped_with_a_notice(tmp_path, notices):
-    touch(tmp_path, "b.jpg", "a.png", ".hidden/c.jpg", "._b.jpg", "notes.txt", *(f"{number}.csv" for number in range(6)))
+    touch(
+        tmp_path, "b.jpg", "a.png", ".hidden/c.jpg", "._b.jpg", "notes.txt", *(f"{number}.csv" for number in range(6))
+    )
     assert find_pictures(str(tmp_path)) == (tmp_path, [Path("a.png"), Path("b.jpg")])
     (notice,) = notices
     assert "7 file(s) that are not pictures" in notice and "0.csv" in notice and "and 2 more" in notice
@@ -105,7 +111,18 @@ def test_folders_in_use_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     inputs = [Path("../in/temple/1.jpg"), tmp_path / "model/m.onnx"]
     program = Path(picture_files.__file__).parent
-    for text in (".", "..", "/", "../in", "../in/temple", "../in/../in", "../model", "../home", program, program.parent):
+    for text in (
+        ".",
+        "..",
+        "/",
+        "../in",
+        "../in/temple",
+        "../in/../in",
+        "../model",
+        "../home",
+        program,
+        program.parent,
+    ):
         with pytest.raises(UsageError, match="output_dir=.* holds .*; give a folder of its own for the results"):
             refuse_unsafe_output(Path(text), inputs)
     with pytest.raises(UsageError, match="output_dir=file is a file; give a folder"):

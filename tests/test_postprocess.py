@@ -72,12 +72,23 @@ def test_top_5_is_top_k_of_few_classes(classes):
     assert postprocess.hits(logits, classes - 1) == (classes == 1, classes <= 5)
 
 
+def test_the_lowest_index_wins_a_tie():
+    """As in eval.py; long rows are sorted in another way than short ones."""
+    logits = np.random.RandomState(7).randint(0, 3, 200).astype(np.float32)
+    order = sorted(range(200), key=lambda index: (-logits[index], index))
+    assert [postprocess.hits(logits, order[place]) for place in (0, 1, 4, 5)] == [
+        (True, True), (False, True), (False, True), (False, False)
+    ]  # fmt: skip
+
+
 def test_label_without_result_is_reported(tmp_path, capsys):
     labels = write_labels(tmp_path / "label.txt")
     labels.write_text(labels.read_text() + "".join(f"absent_{number}:0\n" for number in range(7)))
     run(write_results(tmp_path / "r"), labels)
     output = capsys.readouterr().out
-    assert "7 of 11 names" in output and "absent_0, absent_1" in output and "and 2 more" in output and "total=4," in output
+    assert (
+        "7 of 11 names" in output and "absent_0, absent_1" in output and "and 2 more" in output and "total=4," in output
+    )
 
 
 # ---- Label lists -----------------------------------------------------------------------------------------------------

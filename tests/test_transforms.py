@@ -183,7 +183,9 @@ def test_cutout(ratio, side):
     found = np.array(drawn(cutout(ratio, 32), np.ones((40, 32, 32, 3), np.float32)))
     blank = (found == 0).all(axis=3)
     rows, columns = blank.any(axis=2).sum(axis=1), blank.any(axis=1).sum(axis=1)
-    assert (blank.sum(axis=(1, 2)) == rows * columns).all(), "a rectangle: at the edges, part of the square lies outside"
+    assert (blank.sum(axis=(1, 2)) == rows * columns).all(), (
+        "a rectangle: at the edges, part of the square lies outside"
+    )
     assert 0.8 * side <= rows.max() <= side and 0.8 * side <= columns.max() <= side
     assert set(np.unique(found)) == {0, 1} and len(np.unique(blank.argmax(axis=1), axis=0)) > 5
 

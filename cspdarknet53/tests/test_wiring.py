@@ -30,7 +30,10 @@ import pytest
 
 CPU = ["--device_target", "CPU"]
 # With these the network learns a little in ten steps: its answers are not all the same.
-LEARNING = {"flip_prob": 0, "color_jitter": "0.1,0.1,0.1,0", "crop_scale": 0.8, "lr": 0.005, "ema_decay": 0.5}
+LEARNING = {
+    "flip_prob": 0, "color_jitter": "0.1,0.1,0.1,0", "crop_scale": 0.8, "lr": 0.005, "ema_decay": 0.5,
+    "label_smooth_factor": 0.2,
+}  # fmt: skip
 KEYS: dict[str, set[str]] = {}  # of the recipe, which each program has read
 
 
@@ -137,6 +140,16 @@ def evaluated(states, few_digits, tmp_path_factory) -> tuple[int, int]:
 
 def test_evaluation_equals_a_hand_count(evaluated, by_hand):
     assert evaluated == hits(by_hand)
+
+
+def test_loss_of_the_validation(straight, by_hand):
+    """Smoothed as that of the training: 0.8 for the label, the rest for the nine others."""
+    logits, labels = np.stack([row for row, _ in by_hand.values()]), np.array([label for _, label in by_hand.values()])
+    scores = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    targets = np.full(logits.shape, 0.2 / 9)
+    targets[np.arange(40), labels] = 0.8
+    said = re.search(r"top_5_accuracy \S+, validation_loss ([0-9.]+)", (straight / "run/train.log").read_text())[1]
+    assert float(said) == pytest.approx(-(targets * scores).sum(1).mean(), abs=1e-4)
 
 
 def test_moving_average_is_evaluated(straight, states, evaluated, few_digits, tmp_path):

@@ -107,6 +107,28 @@ def test_hub():
         create_network("resnet")
 
 
+def test_train_obeys_the_recipe(few_digits, tmp_path, monkeypatch):
+    """Rates, loss and optimizer that train.py hands on."""
+    seen = {}
+    monkeypatch.setattr(train, "train", lambda *_, **parts: seen.update(parts) or 0)
+    options = {
+        "momentum": 0.8, "weight_decay": 0.3, "label_smooth_factor": 0.18, "head_lr_factor": 3, "lr_init": 0.07
+    }  # fmt: skip
+    assert train.main(small_run(few_digits, tmp_path, **options, use_label_smooth=True)) == 0
+    optimizer, rates = seen["optimizer"], seen["learning_rates"]
+    np.testing.assert_array_equal(rates, get_lr(read_config(small_run(few_digits, tmp_path, **options), ""), 5))
+    assert optimizer.momentum.asnumpy() == np.float32(0.8)
+    assert seen["loss_fn"].label_smoothing == pytest.approx(0.2)
+    names = [parameter.name for parameter in optimizer.parameters]
+    assert names == [parameter.name for parameter in seen["network"].trainable_params()]
+    assert {float(decay.asnumpy()) for decay in optimizer.weight_decay} == {0, np.float32(0.3)}
+    for name, factor in {"conv16.conv.bias": 3, "conv1.conv.weight": 1}.items():
+        found = optimizer.get_lr_parameter(optimizer.parameters[names.index(name)]).asnumpy()
+        np.testing.assert_allclose(found, factor * rates, rtol=1e-6)
+    assert train.main(small_run(few_digits, tmp_path, **options, use_label_smooth=False)) == 0
+    assert seen["loss_fn"].label_smoothing == 0
+
+
 # ---- A dry run -------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +185,6 @@ def test_dry_run_refuses(few_digits, tmp_path, key):
         train.main(small_run(few_digits, tmp_path, dry_run=True, **{key: REFUSED[key]}, **NEEDS.get(key, {})))
 
 
-@pytest.mark.long
 def test_every_number_out_of_range(few_digits, tmp_path):
     """A dry run takes it or refuses it; nothing else is raised."""
     options = small_run(few_digits, tmp_path, dry_run=True, eval_interval=1)

@@ -30,7 +30,10 @@ from PIL import Image
 CPU = ["--device_target", "CPU"]
 NAMES = "zero one two three four five six seven eight nine".split()
 # With these the network learns a little in forty steps: its answers are not all the same.
-LEARNING = {"flip_prob": 0, "color_jitter": "0.1,0.1,0.1,0", "cutout_ratio": 0.1, "lr_init": 0.01, "ema_decay": 0.5}
+LEARNING = {
+    "flip_prob": 0, "color_jitter": "0.1,0.1,0.1,0", "cutout_ratio": 0.1, "lr_init": 0.01, "ema_decay": 0.5,
+    "use_label_smooth": True, "label_smooth_factor": 0.2,
+}  # fmt: skip
 COUNT = 160  # of the training and of the held-out pictures
 KEYS: dict[str, set[str]] = {}  # of the recipe, which each program has read
 
@@ -143,6 +146,16 @@ def evaluated(states, digits, tmp_path_factory) -> tuple[float, float]:
 
 def test_evaluation_equals_a_hand_count(evaluated, by_hand):
     assert evaluated == tuple(count / COUNT for count in hits(by_hand))
+
+
+def test_loss_of_the_validation(straight, by_hand):
+    """Smoothed as that of the training: 0.8 for the label, the rest for the nine others."""
+    logits, labels = by_hand
+    scores = logits - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    targets = np.full(logits.shape, 0.2 / 9)
+    targets[np.arange(COUNT), labels] = 0.8
+    said = re.search(r"top_5_accuracy \S+, validation_loss ([0-9.]+)", (straight / "run/train.log").read_text())[1]
+    assert float(said) == pytest.approx(-(targets * scores).sum(1).mean(), abs=1e-4)
 
 
 def test_moving_average_is_evaluated(straight, states, evaluated, digits, tmp_path):

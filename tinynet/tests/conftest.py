@@ -13,6 +13,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
+sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
 
@@ -25,6 +26,7 @@ EVERYTHING = {
     "head_lr_factor": 2.0, "eval_interval": 1, "per_print_times": 2, "keep_checkpoint_max": 2,
 }  # fmt: skip
 EPOCHS, STEPS = 2, 5  # of that run: 40 pictures in steps of two batches of four
+TRAINING_KEYS: set[str] = set()  # of the recipe, which that run has read
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +42,13 @@ def few_digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def trained(few_digits, tmp_path_factory) -> Path:
     """What a training of two epochs with EVERYTHING has left."""
-    return run_training(few_digits, tmp_path_factory.mktemp("trained"), **EVERYTHING)
+    from recorded_keys import recorded_keys
+    from src.model_utils.config import Config
+
+    with recorded_keys(Config) as keys:
+        out = run_training(few_digits, tmp_path_factory.mktemp("trained"), **EVERYTHING)
+    TRAINING_KEYS.update(keys)
+    return out
 
 
 @pytest.fixture
