@@ -210,7 +210,11 @@ optimizer = create_optimizer(network, spec)
 print(json.dumps({"name": type(optimizer).__name__, "decays": sorted({float(d) for d in optimizer.weight_decay}), **facts}))
 """
     facts = of_project({**spec, "batch_size": 1}, program)
-    assert facts["name"].endswith("RMSProp") and facts["decays"] == pytest.approx([0, 1e-5]) and facts["parameters"] == 2042972
+    assert (
+        facts["name"].endswith("RMSProp")
+        and facts["decays"] == pytest.approx([0, 1e-5])
+        and facts["parameters"] == 2042972
+    )
 
 
 def test_detector_has_its_loss_its_targets_and_its_decoding():

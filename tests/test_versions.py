@@ -1,4 +1,4 @@
-"""The quick start on other versions of Python and MindSpore than those that the tests run on, each in an environment made anew."""
+"""The quick start on the oldest and the newest Python and MindSpore, each in an environment made anew."""
 
 from __future__ import annotations
 

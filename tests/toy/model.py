@@ -46,9 +46,7 @@ class ToyNet(nn.Cell):
 
 
 def read_config(argv, description, shown=None):
-    return get_config(
-        FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description, shown=shown
-    )
+    return get_config(FOLDER / "default_config.yaml", argv, aliases=ALIASES, description=description, shown=shown)
 
 
 def describe_network(config):
