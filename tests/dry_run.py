@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -47,6 +48,7 @@ def try_values(
     """
     accepted, faults = [], []
     for key, default in keys.items():
+        gc.collect()  # each network refers to itself; hundreds of them would fill the memory
         for text in values_of(default):
             if key in sizes and any(abs(float(number)) > HUGE for number in text.strip("[]").split(",") if number):
                 continue
@@ -65,7 +67,7 @@ def problem_of(main: Callable[[list[str]], Any], argv: list[str]) -> str | None:
         main(argv)
     except Exception as error:  # noqa: BLE001 (whatever it is, a user would see a traceback)
         name = type(error).__name__
-        if ERRORS.get(name) == getattr(error, "exit_status", None):
+        if name in ERRORS and ERRORS[name] == getattr(error, "exit_status", None):
             return "" if str(error).strip() else f"{name} without a message"
         return f"{name}: {str(error).strip()[:300]}"
     return None

@@ -25,6 +25,7 @@ SAMPLE = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_values_out_of_range(few_digits, tmp_path):
     recipe = MODEL.read_config([], "")
     options = small_run(few_digits, tmp_path, eval_interval=1, dry_run=True)
@@ -47,6 +48,7 @@ def test_values_out_of_range(few_digits, tmp_path):
     assert len(accepted) > 60
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("options", SAMPLE)
 def test_what_a_dry_run_accepts_a_run_takes(few_digits, tmp_path, options):
     argv = small_run(few_digits, tmp_path, epochs=1, batch_size=40)
@@ -54,7 +56,7 @@ def test_what_a_dry_run_accepts_a_run_takes(few_digits, tmp_path, options):
 
 
 def test_values_out_of_range_in_evaluation(few_digits, toy_state, tmp_path):
-    """What the checkpoint was made for cannot be changed; of the rest, nothing but a batch size and workers matters."""
+    """What the checkpoint was made for cannot be changed."""
     options = command_line(
         checkpoint_path=toy_state,
         val_data_dir=few_digits / "val",
@@ -62,12 +64,33 @@ def test_values_out_of_range_in_evaluation(few_digits, toy_state, tmp_path):
         dry_run=True,
         num_parallel_workers=1,
     )
-    accepted, faults = try_values(run_eval, options, numeric_keys(MODEL.read_config([], "")), ("batch_size",))
-    assert not faults
-    about = ("num_classes", "image", "crop_ratio", "mean", "std", "width", "device_id")
-    assert {option for option in accepted if option[2:].startswith((*about, "batch_size"))} == {
+    about = ("num_classes", "image_height", "image_width", "crop_ratio", "mean", "std", "width")
+    read = (*about, "batch_size", "num_parallel_workers", "seed", "device_id")
+    keys = {key: value for key, value in numeric_keys(MODEL.read_config([], "")).items() if key in read}
+    accepted, faults = try_values(run_eval, options, keys, ("batch_size",))
+    assert not faults and len(keys) == len(read)
+    assert {option for option in accepted if not option.startswith(("--seed", "--num_parallel"))} == {
         "--batch_size=7", "--device_id=0"
     }  # fmt: skip
+
+
+def test_other_errors_are_faults():
+    """Of the helper: what a user would see as a traceback is one, also an error of the same name from elsewhere."""
+
+    class Stranger(Exception):
+        pass
+
+    Stranger.__name__ = "UsageError"
+    raised = [None, UsageError("lr=1"), DataError("lr=1"), UsageError(""), ValueError("lr=1"), Stranger("lr=1")]
+
+    def main(argv: list[str]) -> None:
+        error = raised[int(argv[-1].partition("=")[2])]
+        if error is not None:
+            raise error
+
+    outcomes = [problem_of(main, [f"--lr={number}"]) for number in range(len(raised))]
+    assert outcomes == [None, "", "", "UsageError without a message", "ValueError: lr=1", "UsageError: lr=1"]
+    assert try_values(lambda argv: main(["=4"]), [], {"lr": 0.1})[1] != []
 
 
 def test_nothing_is_written_or_moved(few_digits, toy_state, tmp_path):

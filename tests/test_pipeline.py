@@ -212,6 +212,8 @@ def test_options_that_cannot_be(split, key):
     for value in (0, -1):
         with pytest.raises(UsageError, match=f"{key}={value}: 1 or more is accepted"):
             pipeline(split, recipe=config(**{key: value}))
+    with pytest.raises(UsageError, match="seed=-1: 0 to 4294967295 is accepted"):
+        pipeline(split, recipe=config(seed=-1))
 
 
 def test_image_folders(few_digits, tmp_path):

@@ -46,7 +46,7 @@ def test_random_weights_follow_from_the_seed():
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
 def test_seeds_that_cannot_be(seed):
-    with pytest.raises(UsageError, match=f"seed={seed}: 0 to "):
+    with pytest.raises(UsageError, match=f"seed={seed}: 0 to 4294967295 is accepted"):
         create(seed=seed)
     assert create(seed=4294967295)[2].training
 

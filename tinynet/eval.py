@@ -15,7 +15,7 @@ from src.recipe import MODEL
 from src.report import documented_metrics
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Data", "Network", "Weights", "batch_size", "use_label_smooth", "smoothing", "run_dir", "Device",
+    "Data", "Network", "Weights", "batch_size", "use_label_smooth", "smoothing", "seed", "run_dir", "Device",
     "Several devices", "ModelArts"
 )  # fmt: skip
 

@@ -10,16 +10,10 @@ from src.model_utils.exporting import export_checkpoint
 from src.model_utils.logger import init_logger
 from src.recipe import MODEL
 
-SHOWN = (
-    "Network",
-    "Weights",
-    "Export",
-    "num_classes",
-    "image_height",
-    "image_width",
-    "Device",
-    "ModelArts",
-)  # sections and keys of the recipe in --help
+SHOWN = (  # sections and keys of the recipe in --help
+    "num_classes", "image_height", "image_width", "crop_ratio", "interpolation", "mean", "std", "Network", "Weights",
+    "Export", "Device", "ModelArts"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from src.recipe import MODEL
 
 
 def main(argv: list[str] | None = None) -> None:
-    infer.run(MODEL, argv)
+    infer.run(MODEL, argv, (*infer.SHOWN, "Network"))
 
 
 if __name__ == "__main__":

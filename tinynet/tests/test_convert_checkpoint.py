@@ -111,7 +111,7 @@ def test_checkpoint_of_the_older_zoo(tmp_path, model, prefix):
     assert about["network"]["model"] == model and about["input"]["height"] == SIDES[model]
 
 
-def test_new_head(state, safetensors, tmp_path):
+def test_new_head(state, safetensors):
     """Another class count leaves everything but the classifier; the weights may also lack theirs."""
     source = safetensors()
     weights, about = convert(source, "--num_classes", 10)
@@ -119,7 +119,6 @@ def test_new_head(state, safetensors, tmp_path):
     assert np.unique(weights["classifier.weight"]).size > 5000 and same(body(weights), body(oracle.by_our_names(state)))
     ms.set_seed(99)
     assert same(convert(source, "--num_classes", 10)[0], weights), "the head does not follow from a fixed seed"
-    assert same(convert(save_zoo(tmp_path / "zoo.ckpt", state), "--num_classes", 10)[0], weights)
     safetensors({"classifier.weight": None, "classifier.bias": None})
     assert "--num_classes N" in refused(source)
     assert same(convert(source, "--num_classes", 10)[0], weights)

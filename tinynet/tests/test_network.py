@@ -121,8 +121,8 @@ def test_agrees_with_timm(model, converted, eager):
             oracle.check_statistics(result, statistics, f"{case['tag']} {name}")
 
 
-def test_portable_operators_agree_with_timm(model, converted, graph):
-    """The network that export.py writes, as a graph."""
+def test_portable_operators_agree_with_timm(model, converted, eager):
+    """The network that export.py writes."""
     with portable_operators():
         network = load(converted)
     assert not any(isinstance(cell, nn.SiLU) for _, cell in network.cells_and_names())

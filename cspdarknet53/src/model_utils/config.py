@@ -16,7 +16,7 @@ import yaml
 
 from . import command_line
 from .command_line import nearest
-from .errors import DataError, UsageError  # noqa: F401
+from .errors import UsageError
 from .option_values import convert, type_name
 from .recipe_file import read_documents
 

@@ -10,14 +10,13 @@ from mindspore import nn
 
 from . import checkpoint
 from .config import Config
-from .errors import UsageError, require_range
+from .errors import UsageError, require_seed
 from .freezing import freeze
 from .inference import description, refuse_other_network
 from .logger import get_logger
 from .model import Model
 
 INPUT_KEYS = ("mean", "std")  # of pretrained weights, which a recipe takes over
-LARGEST_SEED = 2**32 - 1  # that NumPy takes
 
 
 def create_network(
@@ -46,7 +45,7 @@ def create_network(
     if "network" in metadata:
         about["network"] = _network_of(model, config, about["network"], metadata, pretrained_path)
         config = config.replace(**{key: value for key, value in about["network"].items() if key in config})
-    require_range(low=0, high=LARGEST_SEED, seed=config.seed)
+    require_seed(config.seed)
     ms.set_seed(config.seed)
     network = model.build_network(about["network"])
     if pretrained_path:

@@ -52,3 +52,13 @@ def require_range(
             else:
                 accepted = f"{start} to {end}"
             raise UsageError(f"{name}={value}: {accepted} is accepted")
+
+
+def require_seed(seed: int) -> None:
+    """Check the seed of random numbers: an integer that NumPy takes.
+
+    Raises:
+        UsageError: another number.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed}: 0 to {2**32 - 1} is accepted")

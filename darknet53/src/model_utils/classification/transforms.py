@@ -16,6 +16,7 @@ from ..errors import UsageError, require_range
 
 # PILCUBIC is Pillow's bicubic, bit for bit: it averages over all pixels below the kernel, the other two do not.
 INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic": Inter.PILCUBIC}
+LARGEST_SIDE = 16384  # pixels of the shorter side of a resized picture
 RATIOS = (3 / 4, 4 / 3)  # of width and height of a random crop
 RAND_AUGMENT_BINS = 31  # magnitudes of RandAugment: 0 to 30
 
@@ -52,6 +53,9 @@ def classifier_input(
         given = f"image_height={image_height} image_width={image_width}"
         raise UsageError(f"{given}: equal values of {smallest} or more are accepted")
     require_range(above=0, high=1, crop_ratio=crop_ratio)
+    if image_height / crop_ratio > LARGEST_SIDE:
+        given = f"image_height={image_height} crop_ratio={crop_ratio}"
+        raise UsageError(f"{given}: their quotient, to which pictures are resized, is accepted up to {LARGEST_SIDE} pixels")
     if len(mean) != 3 or len(std) != 3:
         raise UsageError(f"mean={mean} std={std}: three numbers each are accepted")
     require_range(low=0, high=1, mean=list(mean))

@@ -18,7 +18,7 @@ from mindspore.dataset import transforms
 from ..config import Config
 from ..dataset_checks import ENDINGS, image_folder_options
 from ..device_adapter import Device
-from ..errors import require_range
+from ..errors import require_range, require_seed
 from ..workers import worker_threads
 
 
@@ -55,9 +55,10 @@ def build_pipeline(
             distributions.
 
     Raises:
-        UsageError: a batch size or a number of workers that cannot be.
+        UsageError: a batch size, a seed or a number of workers that cannot be.
     """
     require_range(low=1, batch_size=config.batch_size)
+    require_seed(config.seed)
     workers, is_train = worker_threads(config), split == "train"
     seed = np.random.SeedSequence([config.seed, epoch, device.rank]).generate_state(1)[0] & 0x7FFFFFFF
     ds.config.set_seed(int(seed))
