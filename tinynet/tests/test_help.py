@@ -60,7 +60,7 @@ def test_training(few_digits, trained, weights, tmp_path):
     options = small_run(few_digits, tmp_path, dry_run=True, ckpt=weights[1], freeze="conv_stem.*")
     keys = TRAINING_KEYS | read_keys(train, options, ["--train", "False", *NETWORK, "--dry_run", "--ckpt", weights[0],
                                                       "--data_path", few_digits, "--run_dir", tmp_path])  # fmt: skip
-    assert {"drop", "cutmix_prob", "decay_rate", "resume", "per_print_times", "warmup_lr", "ckpt", "use_ema"} <= keys
+    assert {"drop", "cutmix_prob", "decay_rate", "resume", "per_print_times", "warmup_lr", "ckpt", "seed"} <= keys
     assert not keys - listed(train.main)
     assert not listed(train.main) & {"file_format", "fold_bn", "top_k", "result_path"}
 
