@@ -52,6 +52,11 @@ def drawn(operators, pictures: np.ndarray, columns: int = 1, seed: int = 1) -> l
 # ---- The input of the network ----------------------------------------------------------------------------------------
 
 
+def test_the_smallest_input_is_accepted():
+    smallest = {**SPEC, "image_height": SPEC["smallest"], "image_width": SPEC["smallest"]}
+    assert classifier_input(**smallest)["height"] == SPEC["smallest"]
+
+
 def test_description_of_the_input():
     assert classifier_input(**SPEC) == {
         "height": 32, "width": 32, "resize": "shorter_side", "crop_ratio": 0.8, "interpolation": "bilinear",

@@ -19,6 +19,7 @@ INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic
 LARGEST_SIDE = 16384  # pixels of the shorter side of a resized picture
 RATIOS = (3 / 4, 4 / 3)  # of width and height of a random crop
 RAND_AUGMENT_BINS = 31  # magnitudes of RandAugment: 0 to 30
+LARGEST_NUMBER = 2**24  # that MindData takes for a number of operations or an alpha
 
 # ---- The input of the network ----------------------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ def cutout(cutout_ratio: float, image_height: int) -> list[Callable]:
 
 def rand_augment(operations: int, magnitude: int) -> list[Callable]:
     """RandAugment (Cubuk et al., CVPR Workshops 2020): so many random operations, 0 or more, of one magnitude, 1 to 30."""
-    require_range(low=0, rand_augment=operations)
+    require_range(low=0, high=LARGEST_NUMBER, rand_augment=operations)
     require_range(low=1, high=RAND_AUGMENT_BINS - 1, rand_augment_magnitude=magnitude)
     return [vision.RandAugment(operations, magnitude, RAND_AUGMENT_BINS)] if operations else []
 
@@ -165,7 +166,7 @@ def mix_batches(mixup: float, cutmix: float, cutmix_prob: float) -> list[Callabl
         cutmix: alpha of CutMix, 0 (off) or more.
         cutmix_prob: probability of CutMix for a picture, 0-1.
     """
-    require_range(low=0, mixup=mixup, cutmix=cutmix)
+    require_range(low=0, high=LARGEST_NUMBER, mixup=mixup, cutmix=cutmix)
     require_range(low=0, high=1, cutmix_prob=cutmix_prob)
     operators: list[Callable] = []
     if cutmix:

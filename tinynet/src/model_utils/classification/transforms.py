@@ -19,6 +19,7 @@ INTERPOLATIONS = {"nearest": Inter.NEAREST, "bilinear": Inter.BILINEAR, "bicubic
 LARGEST_SIDE = 16384  # pixels of the shorter side of a resized picture
 RATIOS = (3 / 4, 4 / 3)  # of width and height of a random crop
 RAND_AUGMENT_BINS = 31  # magnitudes of RandAugment: 0 to 30
+LARGEST_NUMBER = 2**24  # that MindData takes for a number of operations or an alpha
 
 # ---- The input of the network ----------------------------------------------------------------------------------------
 
@@ -55,9 +56,7 @@ def classifier_input(
     require_range(above=0, high=1, crop_ratio=crop_ratio)
     if image_height / crop_ratio > LARGEST_SIDE:
         given = f"image_height={image_height} crop_ratio={crop_ratio}"
-        raise UsageError(
-            f"{given}: their quotient, to which pictures are resized, is accepted up to {LARGEST_SIDE} pixels"
-        )
+        raise UsageError(f"{given}: their quotient, to which pictures are resized, is accepted up to {LARGEST_SIDE} pixels")
     if len(mean) != 3 or len(std) != 3:
         raise UsageError(f"mean={mean} std={std}: three numbers each are accepted")
     require_range(low=0, high=1, mean=list(mean))
@@ -145,7 +144,7 @@ def cutout(cutout_ratio: float, image_height: int) -> list[Callable]:
 
 def rand_augment(operations: int, magnitude: int) -> list[Callable]:
     """RandAugment (Cubuk et al., CVPR Workshops 2020): so many random operations, 0 or more, of one magnitude, 1 to 30."""
-    require_range(low=0, rand_augment=operations)
+    require_range(low=0, high=LARGEST_NUMBER, rand_augment=operations)
     require_range(low=1, high=RAND_AUGMENT_BINS - 1, rand_augment_magnitude=magnitude)
     return [vision.RandAugment(operations, magnitude, RAND_AUGMENT_BINS)] if operations else []
 
@@ -167,7 +166,7 @@ def mix_batches(mixup: float, cutmix: float, cutmix_prob: float) -> list[Callabl
         cutmix: alpha of CutMix, 0 (off) or more.
         cutmix_prob: probability of CutMix for a picture, 0-1.
     """
-    require_range(low=0, mixup=mixup, cutmix=cutmix)
+    require_range(low=0, high=LARGEST_NUMBER, mixup=mixup, cutmix=cutmix)
     require_range(low=0, high=1, cutmix_prob=cutmix_prob)
     operators: list[Callable] = []
     if cutmix:
