@@ -35,6 +35,7 @@ def test_values_out_of_range(few_digits, tmp_path):
     for text in SAMPLE:
         assert set(text.split()) <= set(accepted)
     for name in (
+        "lr=1e300",
         "flip_prob=1.5",
         "log_interval=0",
         "save_checkpoint_epochs=0",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .errors import require_range
+from .errors import UsageError, require_range
 
 
 def linear_warmup(step: int, warmup_steps: int, base_lr: float) -> float:
@@ -30,7 +30,7 @@ def warmup_step_lr(
     """Multiply by gamma at the first step of each milestone epoch (counted from 0).
 
     Raises:
-        UsageError: no epoch, negative rates or numbers.
+        UsageError: no epoch, negative rates or numbers, rates that float32 does not hold.
     """
     require_range(low=1, epochs=epochs)
     require_range(low=0, lr=base_lr, lr_gamma=gamma, lr_epochs=list(milestones), warmup_epochs=warmup_epochs)
@@ -41,8 +41,8 @@ def warmup_step_lr(
             rates.append(linear_warmup(step, warmup_steps, base_lr))
         else:
             passed = sum(1 for milestone in milestones if step >= milestone * steps_per_epoch)
-            rates.append(base_lr * gamma**passed)
-    return np.array(rates, np.float32)
+            rates.append(base_lr * _power(gamma, passed))
+    return _as_float32(rates)
 
 
 def warmup_cosine_annealing_lr(
@@ -58,7 +58,7 @@ def warmup_cosine_annealing_lr(
     Source: Loshchilov and Hutter, SGDR, 2017, equation 5, without restarts.
 
     Raises:
-        UsageError: no epoch, a period below 1, negative rates or numbers.
+        UsageError: no epoch, a period below 1, negative rates or numbers, rates that float32 does not hold.
     """
     require_range(low=1, epochs=epochs, T_max=t_max)
     require_range(low=0, lr=base_lr, eta_min=eta_min, warmup_epochs=warmup_epochs)
@@ -70,4 +70,22 @@ def warmup_cosine_annealing_lr(
         else:
             cosine = math.cos(math.pi * (step // steps_per_epoch) / t_max)
             rates.append(eta_min + (base_lr - eta_min) * (1 + cosine) / 2)
-    return np.array(rates, np.float32)
+    return _as_float32(rates)
+
+
+def _as_float32(rates: list[float]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        values = np.array(rates, np.float32)
+    if not np.isfinite(values).all():
+        raise UsageError(
+            f"learning rates up to {max(rates):g}: float32 does not hold them; lower lr, eta_min or lr_gamma"
+        )
+    return values
+
+
+def _power(number: float, exponent: int) -> float:
+    """Python's own power, infinite where that would be an OverflowError."""
+    try:
+        return number**exponent
+    except OverflowError:
+        return math.inf
