@@ -12,7 +12,7 @@ from src.recipe import MODEL
 
 SHOWN = (  # sections and keys of the recipe in --help
     "num_classes", "height", "width", "image_size", "crop_ratio", "interpolation", "mean", "std", "Network",
-    "allow_partial_load", "use_ema", "Export", "Device", "ModelArts"
+    "allow_partial_load", "class_names", "use_ema", "Export", "Device", "ModelArts"
 )  # fmt: skip
 
 

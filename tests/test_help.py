@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("programs")
 NETWORK = {"num_classes", "width", "activation"}
 INPUT = {"image_height", "image_width", "crop_ratio", "interpolation", "mean", "std"}
 DEVICE = {"device_target", "device_id", "jit_level"}
-LOAD = NETWORK | INPUT | {"allow_partial_load"}
+LOAD = NETWORK | INPUT | {"allow_partial_load", "class_names"}
 
 
 @pytest.fixture(scope="module")

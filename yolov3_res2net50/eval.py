@@ -24,7 +24,7 @@ from src.recipe import MODEL, require_agreement
 from src.yolo import Detector
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Data", "Network", "Evaluation", "pretrained", "allow_partial_load", "use_ema", "per_batch_size", "log_path",
+    "Data", "Network", "Evaluation", "pretrained", "allow_partial_load", "class_names", "use_ema", "per_batch_size", "log_path",
     "Device", "Several devices", "ModelArts"
 )  # fmt: skip
 

@@ -167,5 +167,6 @@ MODEL = Model(
     metric=METRIC,
     checkpoint_folder=checkpoint_folder,
     saves_checkpoints=saves_checkpoints,
+    head_layout=(3, 5),  # for each anchor its box and objectness, then the classes
     lines=Lines(step=STEP_LINE),
 )

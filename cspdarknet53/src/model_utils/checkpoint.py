@@ -106,14 +106,14 @@ def load_weights(
     reset_head: Iterable[str] = (),
     use_ema: bool = False,
 ) -> dict[str, list[str]]:
-    """Copy weights into the network and report which names were loaded, missing, unexpected or of another shape.
+    """Copy weights into the network and report which names were loaded, missing, unexpected, of another shape or reset.
 
     Args:
         network: its parameter names are the file's, apart from a common prefix such as `network.`.
         parameters: name to value, as `load` returns them.
         source: where they come from, for messages.
         allow_partial: accept missing weights.
-        reset_head: names that keep their initial values where the shape differs (another class count).
+        reset_head: names that keep their initial values, whatever the file has for them.
         use_ema: take the moving average that a training state holds instead of the raw weights.
 
     Raises:
@@ -121,19 +121,23 @@ def load_weights(
     """
     wanted = network.parameters_dict()
     weights = _without_common_prefix(_weights(parameters, wanted, source, use_ema), wanted)
-    report: dict[str, list[str]] = {"loaded": [], "missing": [], "unexpected": [], "wrong_shape": []}
+    reset_head = set(reset_head)
+    report: dict[str, list[str]] = {"loaded": [], "missing": [], "unexpected": [], "wrong_shape": [], "reset": []}
     report["unexpected"] = sorted(name for name in weights if name not in wanted)
     for name, parameter in wanted.items():
-        if name not in weights:
+        if name in reset_head:
+            report["reset"].append(name)
+        elif name not in weights:
             report["missing"].append(name)
         elif tuple(weights[name].shape) != tuple(parameter.shape):
             report["wrong_shape"].append(name)
         else:
             report["loaded"].append(name)
-    _refuse(report, wanted, weights, source, allow_partial, set(reset_head))
+    _refuse(report, wanted, weights, source, allow_partial)
     for name in report["loaded"]:
         wanted[name].set_data(_tensor(weights[name]).astype(wanted[name].dtype))
-    get_logger().info("weights of %s: %s", source, ", ".join(f"{len(v)} {k}" for k, v in report.items()))
+    counts = [f"{len(names)} {kind}" for kind, names in report.items() if names or kind != "reset"]
+    get_logger().info("weights of %s: %s", source, ", ".join(counts))
     return report
 
 
@@ -146,8 +150,8 @@ def _weights(parameters, wanted, source, use_ema) -> dict[str, Any]:
     return {**weights, **averages} if use_ema else weights
 
 
-def _refuse(report, wanted, weights, source, allow_partial, reset_head) -> None:
-    wrong = [name for name in report["wrong_shape"] if name not in reset_head]
+def _refuse(report, wanted, weights, source, allow_partial) -> None:
+    wrong = report["wrong_shape"]
     if wrong:
         name = wrong[0]
         raise DataError(

@@ -9,10 +9,11 @@ import mindspore as ms
 from mindspore import nn
 
 from . import checkpoint
+from .class_order import head_rows, reorder_heads
 from .config import Config
 from .errors import UsageError, require_seed
 from .freezing import freeze
-from .inference import description, refuse_other_network
+from .inference import description, refuse_other_network, stored_classes
 from .logger import get_logger
 from .model import Model
 
@@ -35,7 +36,8 @@ def create_network(
         were made for; the description that is stored with the weights; the network.
 
     Raises:
-        DataError: a checkpoint that cannot be read, or one of another network.
+        DataError: a checkpoint that cannot be read, one of another network, or one that has no class in common with
+            the data, of which the rows of the head would be of no use.
         UsageError: the command line asks for another activation, or the like, than that of the weights; a seed that
             cannot be; `freeze` matches nothing.
     """
@@ -49,11 +51,30 @@ def create_network(
     ms.set_seed(config.seed)
     network = model.build_network(about["network"])
     if pretrained_path:
-        head = [name for name in network.parameters_dict() if model.is_head(name)] if config.reset_head else []
-        partial = config.allow_partial_load
-        checkpoint.load_weights(network, parameters, pretrained_path, allow_partial=partial, reset_head=head)
+        heads = {name: value for name, value in network.parameters_dict().items() if model.is_head(name)}
+        if not config.reset_head:
+            parameters = _in_order_of(class_names, model, config, parameters, heads, about, metadata, pretrained_path)
+        checkpoint.load_weights(
+            network,
+            parameters,
+            pretrained_path,
+            allow_partial=config.allow_partial_load,
+            reset_head=heads if config.reset_head else (),
+        )
     freeze(network, config.freeze)
     return config, about, network.set_train()
+
+
+def _in_order_of(class_names, model, config, parameters, heads, about, metadata, path) -> dict[str, Any]:
+    """The parameters of a file, those of its head in the order of these classes; a line says what was changed."""
+    outputs = about["network"]["num_classes"]
+    if metadata.get("network", about["network"])["num_classes"] != outputs:
+        return parameters  # their shapes will be refused
+    stored = stored_classes(config, {**about, "class_names": metadata.get("class_names")}, path)
+    rows, line = head_rows(stored, class_names, outputs, path)
+    if line:
+        get_logger().info("%s", line)
+    return parameters if rows is None else reorder_heads(parameters, heads, rows, model.head_layout)
 
 
 def _with_input(config: Config, metadata: dict[str, Any], path: str) -> Config:

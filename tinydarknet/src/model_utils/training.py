@@ -14,6 +14,7 @@ from mindspore import nn
 from mindspore.train import Callback
 
 from . import checkpoint, moxing_adapter
+from .class_order import head_rows, reorder_heads, some
 from .callbacks import Evaluate, Interrupt, SaveCheckpoint
 from .config import Config
 from .dataset_checks import data_errors, require_steps
@@ -186,9 +187,25 @@ class _Run:
         if found is None:
             return None
         parameters, metadata, path = found
+        parameters = self._in_order_of_classes(parameters, metadata.get("class_names"), path)
         checkpoint.restore(self.train_step, parameters, path)
         self._report_changes(metadata, path)
         return metadata, path
+
+    def _in_order_of_classes(self, parameters: dict[str, Any], stored: list[str] | None, path: Path) -> dict[str, Any]:
+        """The parameters of a state, those of the head in the order of this run's classes."""
+        names, outputs = self.data.class_names, self.about["network"]["num_classes"]
+        if stored is None or stored == names:
+            return parameters
+        if set(stored) != set(names):
+            raise DataError(
+                f"checkpoint {path} is of a run with the classes {some(stored)}, the data has {some(names)}; resume with "
+                "the data of the checkpoint, or start a new training from it as pretrained weights"
+            )
+        rows, line = head_rows(stored, names, outputs, path)
+        get_logger().info("%s", line)
+        heads = {name: p for name, p in self.network.parameters_dict().items() if self.model.is_head(name)}
+        return reorder_heads(parameters, heads, rows, self.model.head_layout)
 
     def _require_agreement(self, metadata: dict[str, Any]) -> None:
         """Raise DataError where the ranks would resume from different places."""

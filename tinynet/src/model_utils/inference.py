@@ -16,6 +16,7 @@ from .config import Config
 from .errors import DataError, UsageError
 from .logger import get_logger
 from .model import Model
+from .weights import read_yaml
 
 ABOUT = ("network", "input", "class_names")  # parts of a description
 
@@ -49,9 +50,27 @@ def load_network(
         about = {**description(model, config, None), **about}
     refuse_other_network(model, about, path)
     refuse_contradiction(config, about, path)
+    about["class_names"] = stored_classes(config, about, path)
     network = model.build_network(about["network"])
     checkpoint.load_weights(network, parameters, path, allow_partial=config.allow_partial_load, use_ema=use_ema)
     return network.set_train(False), about
+
+
+def stored_classes(config: Config, about: dict[str, Any], path: str | Path) -> list[str] | None:
+    """The class names of weights: those in their file, else those of the list --class_names; None where there are none.
+
+    Raises:
+        UsageError: a list that cannot be read, of another length, or other names than the file has.
+    """
+    stored, given, outputs = about.get("class_names"), config.get("class_names"), about["network"]["num_classes"]
+    if not given:
+        return stored
+    names = read_yaml(given, "class_names", list)
+    if stored is not None and names != stored:
+        raise UsageError(f"class_names={given} contradicts {path}, which has names of its own; leave the option out")
+    if len(names) != outputs:
+        raise UsageError(f"class_names={given} has {len(names)} names: {outputs} are needed, one for each output")
+    return names
 
 
 def refuse_other_network(model: Model, about: dict[str, Any], path: str | Path) -> None:

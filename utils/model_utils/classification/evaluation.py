@@ -10,6 +10,7 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore import nn
 
+from ..class_order import class_indices
 from ..config import Config
 from ..dataset_checks import data_errors
 from ..device_adapter import Device
@@ -159,7 +160,8 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fi
         is_fixed: the data set says itself which class has which index, so that its names must be the stored ones.
 
     Raises:
-        DataError: the data set has classes that the checkpoint does not know.
+        DataError: the data set has classes that the checkpoint does not know, or fewer than one that names none; names
+            that occur twice in another order.
     """
     stored, outputs = about["class_names"], about["network"]["num_classes"]
     if len(names) > outputs or (is_fixed and (outputs != len(names) or stored not in (None, names))):
@@ -168,10 +170,16 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fi
             f"{config.val_data_dir} has {len(names)} ({', '.join(names[:3])} ...); evaluate on the data that it was trained for"
         )
     if stored is None:
+        if len(names) < outputs:
+            raise DataError(
+                f"the checkpoint of {outputs} classes names none, val_data_dir={config.val_data_dir} has {len(names)}: which "
+                "output is which of them is not known; give the names of the outputs with --class_names FILE"
+            )
         get_logger().info(
-            "the checkpoint of %d classes names none: class i is taken to be folder i of the %d in %s",
-            outputs, len(names), config.val_data_dir,
-        )  # fmt: skip
+            "the checkpoint of %d classes names none: class i is taken to be folder i of %s",
+            outputs,
+            config.val_data_dir,
+        )
         return names
     unknown = [name for name in names if name not in stored]
     if unknown:
@@ -179,4 +187,5 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fi
             f"val_data_dir={config.val_data_dir} has the class '{unknown[0]}' ({len(unknown)} such), "
             f"which the checkpoint of {len(stored)} classes does not know; evaluate on the data that it was trained for"
         )
+    class_indices(names, stored, f"val_data_dir={config.val_data_dir}")  # refuses names that occur twice
     return stored

@@ -18,6 +18,7 @@ from typing import Callable
 
 import numpy as np
 
+from ..model_utils.class_order import class_indices
 from ..model_utils.dataset_checks import require_steps
 from ..model_utils.errors import DataError
 from ..model_utils.logger import get_logger
@@ -76,7 +77,7 @@ class CocoSamples:
     """The images of `training_labels`, with the classes in the order of `class_names`; see `transforms.Samples`.
 
     Raises:
-        DataError: the data set has another class.
+        DataError: the data set has another class, or names that occur twice in another order.
     """
 
     def __init__(self, data: CocoData, class_names: list[str]):
@@ -84,9 +85,7 @@ class CocoSamples:
         unknown = sorted(set(data.class_names) - set(class_names))
         if unknown:
             raise DataError(f"the annotations have the class {unknown[0]!r}, the network has {', '.join(class_names)}")
-        same = data.class_names == class_names[: len(data.class_names)]  # names may occur twice
-        indices = range(len(data.class_names)) if same else [class_names.index(name) for name in data.class_names]
-        self._indices = np.array(indices, np.int32)
+        self._indices = np.array(class_indices(data.class_names, class_names, "the annotations"), np.int32)
 
     def __len__(self) -> int:
         return len(self.images.positions)

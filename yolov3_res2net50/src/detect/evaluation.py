@@ -14,6 +14,7 @@ from mindspore import nn
 
 from ..data.coco import CocoData, data_paths, read_coco
 from ..dataset import create_dataset, input_spec
+from ..model_utils.class_order import class_indices
 from ..model_utils.config import Config
 from ..model_utils.device_adapter import Device
 from ..model_utils.errors import DataError, require_range
@@ -73,7 +74,7 @@ def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: i
         source: of the data set, for messages.
 
     Raises:
-        DataError: the data set has classes that the network does not know.
+        DataError: the data set has classes that the network does not know, or names that occur twice in another order.
     """
     if outputs is None:
         if len(names) != number:
@@ -89,7 +90,7 @@ def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: i
             f"{source} has the class '{unknown[0]}' ({len(unknown)} such), which the checkpoint of {len(outputs)} classes "
             f"({', '.join(outputs[:3])} ...) does not know; evaluate on the data that it was trained for"
         )
-    return [outputs.index(name) for name in names]
+    return class_indices(names, outputs, source)
 
 
 def evaluate(

@@ -20,7 +20,7 @@ from .boxes import Detections, detect, place
 
 # Sections and keys of the recipe that tell what a checkpoint without a description does not.
 PLAIN_WEIGHTS = (
-    "Network", "num_classes", "category_ids", "keep_ratio", "interpolation", "mean", "std", "allow_partial_load"
+    "Network", "num_classes", "category_ids", "keep_ratio", "interpolation", "mean", "std", "allow_partial_load", "class_names"
 )  # fmt: skip
 USUAL_BATCH = 8  # images of a call, where neither the model nor the command line says otherwise
 

@@ -69,7 +69,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Model:
-    """A model as the zoo sees it; only `lines` has a default."""
+    """A model as the zoo sees it; only `head_layout` and `lines` have defaults."""
 
     name: str
     """The network's name: written into its checkpoints and exports, whose name must be this one."""
@@ -112,6 +112,10 @@ class Model:
 
     saves_checkpoints: Callable[[Config, Device], bool]
     """Whether this rank writes training states."""
+
+    head_layout: tuple[int, int] = (1, 0)
+    """How the rows (axis 0) of the head's parameters are classes: in so many equal groups, of which each begins with so
+    many rows that belong to no class. A classifier's are its classes, (1, 0)."""
 
     lines: Lines = Lines()
     """Documented log lines of this model beyond those that all have."""

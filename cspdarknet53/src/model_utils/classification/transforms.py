@@ -56,7 +56,9 @@ def classifier_input(
     require_range(above=0, high=1, crop_ratio=crop_ratio)
     if image_height / crop_ratio > LARGEST_SIDE:
         given = f"image_height={image_height} crop_ratio={crop_ratio}"
-        raise UsageError(f"{given}: their quotient, to which pictures are resized, is accepted up to {LARGEST_SIDE} pixels")
+        raise UsageError(
+            f"{given}: their quotient, to which pictures are resized, is accepted up to {LARGEST_SIDE} pixels"
+        )
     if len(mean) != 3 or len(std) != 3:
         raise UsageError(f"mean={mean} std={std}: three numbers each are accepted")
     require_range(low=0, high=1, mean=list(mean))

@@ -39,7 +39,14 @@ from .annotate import annotate, readable_size
 from .postprocess import RESULT_ENDING
 from .transforms import eval_transforms
 
-SHOWN = ("Data", "Inference", "Device", "batch_size", "allow_partial_load")  # sections and keys of the recipe in --help
+SHOWN = (
+    "Data",
+    "Inference",
+    "Device",
+    "batch_size",
+    "allow_partial_load",
+    "class_names",
+)  # sections and keys of the recipe in --help
 
 # ---- From a file to logits -------------------------------------------------------------------------------------------
 
