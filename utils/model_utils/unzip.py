@@ -55,13 +55,21 @@ def unzip_dataset(zip_path: str | Path, target: str | Path, max_bytes: int | Non
 
 def _check_members(archive: zipfile.ZipFile, zip_path: Path, max_bytes: int | None) -> str:
     """Refuse what must not be unpacked; return a text that identifies the content."""
-    total, digest = 0, 0
+    total, digest, names = 0, 0, set()
     for member in archive.infolist():
         name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
         if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             raise DataError(f"{zip_path} is refused: the path '{name}' leads outside, or has backslashes")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise DataError(f"{zip_path} is refused: '{name}' is a link or a special file")
+        parts = name.rstrip("/").split("/")
+        if "" in parts or "." in parts or "\0" in member.orig_filename:
+            raise DataError(f"{zip_path} is refused: the path '{name}' names no file")
+        if member.is_dir() and (member.file_size or member.CRC):
+            raise DataError(f"{zip_path} is refused: the folder '{name}' has content; the file is damaged")
+        if "/".join(parts) in names:
+            raise DataError(f"{zip_path} is refused: it holds '{name}' twice")
+        names.add("/".join(parts))
         total += member.file_size
         digest = zlib.crc32(f"{name} {member.file_size} {member.CRC}\n".encode(), digest)
     limit = shutil.disk_usage(zip_path.parent).free if max_bytes is None else max_bytes

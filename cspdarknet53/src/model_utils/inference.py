@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, BinaryIO, Callable
 
 import mindspore as ms
 import numpy as np
@@ -16,6 +16,7 @@ from .config import Config
 from .errors import DataError, UsageError
 from .logger import get_logger
 from .model import Model
+from .schema import built, read_json, require_description, require_like
 from .weights import read_yaml
 
 ABOUT = ("network", "input", "class_names")  # parts of a description
@@ -48,10 +49,10 @@ def load_network(
         get_logger().info("%s holds weights only: network and preprocessing are those of the recipe", path)
     if len(about) < len(ABOUT):
         about = {**description(model, config, None), **about}
-    refuse_other_network(model, about, path)
+    require_own(model, about, f"checkpoint {path}")
     refuse_contradiction(config, about, path)
     about["class_names"] = stored_classes(config, about, path)
-    network = model.build_network(about["network"])
+    network = built(model.build_network, about["network"], f"checkpoint {path}")
     checkpoint.load_weights(network, parameters, path, allow_partial=config.allow_partial_load, use_ema=use_ema)
     return network.set_train(False), about
 
@@ -71,13 +72,6 @@ def stored_classes(config: Config, about: dict[str, Any], path: str | Path) -> l
     if len(names) != outputs:
         raise UsageError(f"class_names={given} has {len(names)} names: {outputs} are needed, one for each output")
     return names
-
-
-def refuse_other_network(model: Model, about: dict[str, Any], path: str | Path) -> None:
-    """Raise DataError where a description is that of another folder's network."""
-    name = about["network"]["name"]
-    if name != model.name:
-        raise DataError(f"checkpoint {path} is of the network {name}; one of {model.name} is accepted here")
 
 
 def refuse_contradiction(config: Config, about: dict[str, Any], path: str | Path) -> None:
@@ -152,22 +146,44 @@ def read_description(model: Model, model_path: Path) -> dict[str, Any]:
     """The JSON file that export.py writes beside a model.
 
     Raises:
-        DataError: it is not there, or describes something else.
+        DataError: it is not there, describes something else, or another file than the one that lies beside it now.
     """
     path = model_path.with_name(model_path.name + ".json")
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        is_ours = about["network"]["name"] == model.name and {"input", "class_names", "batch_size"} <= about.keys()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if not path.is_file():
         raise DataError(
-            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read ({error!r}); "
-            "keep the two files together"
-        ) from error
-    if not is_ours:
+            f"{path}, the description that export.py writes beside {model_path.name}, is missing; keep the two files together"
+        )
+    about = read_json(path, f"the description of {model_path.name}")
+    require_own(model, about, path)
+    require_like(about.get("batch_size"), 1, f"{path}: batch_size")
+    if about["batch_size"] < 1:
+        raise DataError(f"{path}: batch_size is {about['batch_size']}; 1 or more is accepted")
+    about.setdefault("class_names", None)
+    if about.get("sha256", digest(model_path)) != digest(model_path):
         raise DataError(
-            f"{path} describes another network than {model.name}; give a model that export.py of this folder wrote"
+            f"{model_path} is not the file that {path.name} was written for: it is damaged, or was changed or replaced; "
+            f"export it again, or, where it was changed on purpose, remove sha256 from {path.name}"
         )
     return about
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return _sha256(file).hexdigest()
+
+
+def _sha256(file: BinaryIO) -> Any:
+    result = hashlib.sha256()
+    while block := file.read(1 << 20):
+        result.update(block)
+    return result
+
+
+def require_own(model: Model, about: Any, source: str | Path) -> None:
+    """Raise DataError where what was read does not describe a model of this folder."""
+    config = model.read_config([], "")
+    require_description(about, model.describe_network(config), model.input_spec(config), source)
 
 
 def _load_mindir(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:

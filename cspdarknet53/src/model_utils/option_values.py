@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import yaml
@@ -40,14 +41,27 @@ def convert(text: Any, default: Any) -> Any:
 
 def _to_list(text: Any, default: list) -> list:
     """From `1,2` or `[1, 2]` or a list of texts; lists in a list need all their brackets."""
-    try:
-        if isinstance(text, str):
-            text = yaml.load(text if text.strip().startswith("[") else f"[{text}]", Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        if set(text) & set("[]{}\"'"):
-            raise ValueError(text) from error
-        text = [item.strip() for item in text.split(",")]  # such as *.bn.*, which YAML takes for an alias
+    if isinstance(text, str):
+        items = _yaml_list(text) if text.strip().startswith("[") else None
+        if items is None and isinstance(example(default), list):
+            raise ValueError(text)
+        text = _split(text) if items is None else items
     return [convert(item, example(default)) for item in text]
+
+
+def _yaml_list(text: str) -> list | None:
+    """The list that a text in brackets is; None for one that is not, such as the pattern [ab]*."""
+    try:
+        items = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
+        return None
+    return items if isinstance(items, list) and not any(isinstance(item, dict) for item in items) else None
+
+
+def _split(text: str) -> list[str]:
+    """The items between commas, but for those in brackets, without quotation marks around them."""
+    items = [item.strip() for item in re.split(r",(?![^\[\]]*\])", text)] if text.strip() else []
+    return [item[1:-1] if len(item) > 1 and item[0] == item[-1] and item[0] in "'\"" else item for item in items]
 
 
 def example(default: list) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -36,14 +37,20 @@ def local_rank(environment: Mapping[str, str]) -> tuple[int, int, int]:
 
     def number(default: int, *names: str) -> int:
         name, text = next(((name, environment[name]) for name in names if environment.get(name)), ("", str(default)))
-        if not text.isdigit():
-            raise DataError(f"environment variable {name}={text}: a number is expected")
+        if not re.fullmatch("[0-9]{1,9}", text):
+            raise DataError(f"environment variable {name}={text[:40]}: a number of at most nine digits is expected")
         return int(text)
 
     size = max(1, number(1, "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM", "RANK_SIZE"))
     rank = number(0, "OMPI_COMM_WORLD_RANK", "RANK_ID", "DEVICE_ID") if size > 1 else 0
     local_size = max(1, min(size, number(size, "OMPI_COMM_WORLD_LOCAL_SIZE", "DEVICE_NUM")))
-    return number(rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK"), local_size, rank
+    local = number(rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK")
+    if rank >= size or local >= local_size:
+        raise DataError(
+            f"the launcher's environment says rank {rank} of {size}, on this server rank {local} of {local_size}: ranks count "
+            "from 0 and stay below their number"
+        )
+    return local, local_size, rank
 
 
 class Ranks:

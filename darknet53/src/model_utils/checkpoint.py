@@ -22,14 +22,22 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from . import checkpoint_format
 from .errors import DataError, require_range
+from .files import apply_umask
 from .logger import get_logger
 
 META = "metadata"
 STATE_PREFIX = "train_state."
 EMA_PREFIX = STATE_PREFIX + "ema."
+OTHER_CONTENTS = {  # by how a file begins
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself (git lfs pull gets it)",
+    b"PK\x03\x04": "a zip file or PyTorch's format (convert_checkpoint.py reads that)",
+    b"\x80\x02": "a pickle, PyTorch's old format (convert_checkpoint.py reads that)",
+    b"\x89HDF": "an HDF5 file",
+    b"<": "a web page or XML",
+}
 OTHER_FORMATS = {".onnx": "an ONNX model", ".mindir": "a MINDIR model", ".air": "an AIR model"}
-CHECKSUM = b"crc_num"  # begins the last 17 bytes of a file with a checksum
 NO_WEIGHTS = re.compile(  # the rest of a training state, here and in checkpoints of MindSpore's own callbacks
     STATE_PREFIX + r".*|(moments?|moment1|moment2|accum|stat|mean_grad|mean_square)\..*|learning_rate.*|beta[12]_power"
     "|(current|last_overflow)_iterator_step|momentum|weight_decay|global_step|epoch_num|step_num|loss_scale|scale_sense"
@@ -55,6 +63,7 @@ def save(path: str | Path, parameters: Mapping[str, Any], metadata: Mapping[str,
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         ms.save_checkpoint(rows, str(temporary), crc_check=True)
+        apply_umask(temporary)
         _flush(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
@@ -80,19 +89,32 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
         kind = "of another kind" if path.is_file() else "a folder" if path.is_dir() else "not a file"
         raise DataError(f"checkpoint {path} is {OTHER_FORMATS.get(path.suffix, kind)}; give the path of a .ckpt file")
     try:
+        checkpoint_format.require_sound(path)
         parameters = dict(ms.load_checkpoint(str(path), crc_check=True))
         metadata = _metadata(path, parameters.pop(META)) if META in parameters else {}
+    except PermissionError as error:
+        raise DataError(f"checkpoint {path} may not be read by this user; change its permissions") from error
     except Exception as error:  # the framework raises whatever its parser met
         raise DataError(
-            f"checkpoint {path} ({path.stat().st_size} bytes) is truncated or damaged: {_reason(error)}; give another one"
+            f"checkpoint {path} ({path.stat().st_size} bytes) is {_kind_of(path)}: {_reason(error)}; give another one"
         ) from error
     return parameters, metadata
 
 
+def _kind_of(path: Path) -> str:
+    """What a file is that cannot be read as a checkpoint."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(64)
+        for start, kind in OTHER_CONTENTS.items():
+            if head.startswith(start):
+                return kind
+    return "truncated or damaged"
+
+
 def _metadata(path: Path, packed: Parameter) -> dict[str, Any]:
     with open(path, "rb") as file:
-        file.seek(-17, os.SEEK_END)
-        if file.read(len(CHECKSUM)) != CHECKSUM:
+        file.seek(-checkpoint_format.CHECKSUM_LENGTH, os.SEEK_END)
+        if not checkpoint_format.has_checksum(file.read()):
             raise ValueError("it has no checksum")
     return json.loads(packed.asnumpy().tobytes())
 

@@ -7,6 +7,8 @@ line only change values. The order of authority is: command line, other recipe, 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,12 +149,19 @@ def _recipe_of(default_path: Path, name: str | None) -> Path | None:
     return path if name and path != default_path and path.is_file() else None
 
 
+def _with_home(value: Any) -> Any:
+    """A text that begins with ~ as the path that a shell makes of it."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and re.match(r"~[^/]*(/|$)", value) else value
+
+
 def _checked(key: str, text: Any, schema: Mapping[str, Any], accepted: Mapping[str, list], place: str) -> Any:
     """The value of `key` in its type; of those in `accepted`, where the key is there."""
     if key not in schema:
         raise UsageError(f"{place}unknown key '{key}'{nearest(key, schema)}")
     try:
-        value = convert(text, schema[key])
+        value = _with_home(convert(text, schema[key]))
     except (ValueError, OverflowError):
         raise UsageError(f"{place}{key}={text!r}: {type_name(schema[key])} is accepted") from None
     for item in value if isinstance(value, list) else [value]:

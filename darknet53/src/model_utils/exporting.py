@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from mindspore import nn
 from . import device_adapter
 from .config import Config
 from .errors import DataError, UsageError, require_range
+from .files import move
 from .folding import fold_batch_norm
-from .inference import load_network
+from .inference import digest, load_network
 from .layers import portable_operators
 from .logger import get_logger
 from .model import Model
 
+PLAIN = re.compile(r"[0-9a-zA-Z@_.:/\\-]+")  # paths that MindSpore exports to
 ENDINGS = {"MINDIR": ".mindir", "ONNX": ".onnx", "AIR": ".air"}
 
 
@@ -98,26 +102,35 @@ def export(network: nn.Cell, about: dict[str, Any], path: Path, batch_size: int,
     """
     spec = about["input"]
     images = ms.Tensor(np.zeros((batch_size, 3, spec["height"], spec["width"]), np.float32))
-    temporary = path.with_name(f"tmp_{os.getpid()}_{path.stem}")
-    written = Path(f"{temporary}{ENDINGS[file_format]}")
     try:
-        if file_format == "ONNX":
-            from .onnx_graph import simplify  # the other formats need no onnx
+        with tempfile.TemporaryDirectory(prefix="export_", dir=_plain_folder(path.parent)) as private:
+            written = Path(private, "model" + ENDINGS[file_format])
+            if file_format == "ONNX":
+                from .onnx_graph import simplify  # the other formats need no onnx
 
-            _export_onnx(network, images, str(temporary))
-            simplify(written)
-        else:
-            ms.export(network, images, file_name=str(temporary), file_format=file_format)
-        os.replace(written, path)
-        temporary.write_text(
-            json.dumps({**about, "batch_size": batch_size, "file_format": file_format}, indent=2), encoding="utf-8"
-        )
-        os.replace(temporary, path.with_name(path.name + ".json"))
+                _export_onnx(network, images, str(written.with_suffix("")))
+                simplify(written)
+            else:
+                ms.export(network, images, file_name=str(written.with_suffix("")), file_format=file_format)
+            notes = {**about, "batch_size": batch_size, "file_format": file_format, "sha256": digest(written)}
+            described = Path(private, "model.json")
+            described.write_text(json.dumps(notes, indent=2), encoding="utf-8")
+            move(written, path)
+            move(described, path.with_name(path.name + ".json"))
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         raise DataError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
-    finally:
-        for leftover in (temporary, written):
-            leftover.unlink(missing_ok=True)
+
+
+def _plain_folder(folder: Path) -> Path:
+    """Where the framework exports to before the file is moved: it takes only plain letters, also in the folders' names.
+
+    It changes the modes of the folder and the file, too.
+    """
+    places = (folder, Path(tempfile.gettempdir()))
+    plain = [place for place in places if PLAIN.fullmatch(str(place)) and os.access(place, os.W_OK)]
+    if not plain:
+        raise OSError(f"neither {places[0]} nor {places[1]} is a path of plain letters; set TMPDIR to one")
+    return plain[0]
 
 
 def _export_onnx(network: nn.Cell, images: ms.Tensor, name: str) -> None:

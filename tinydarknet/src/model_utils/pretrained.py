@@ -13,7 +13,7 @@ from .class_order import head_rows, reorder_heads
 from .config import Config
 from .errors import UsageError, require_seed
 from .freezing import freeze
-from .inference import description, refuse_other_network, stored_classes
+from .inference import description, require_own, stored_classes
 from .logger import get_logger
 from .model import Model
 
@@ -98,7 +98,7 @@ def _network_of(
         DataError: weights of another network.
         UsageError: the command line asks for another activation, or the like, than that of the weights.
     """
-    refuse_other_network(model, metadata, path)
+    require_own(model, {"input": model.input_spec(config), **metadata}, f"checkpoint {path}")
     for key, value in metadata["network"].items():
         if key != "num_classes" and key in config.given and config[key] != value:
             raise UsageError(f"--{key} {config[key]} contradicts {path}, which has {value}; leave the option out")

@@ -17,6 +17,7 @@ import yaml
 
 from . import checkpoint
 from .errors import DataError, UsageError
+from .files import read_text
 from .model import Model
 
 Weights = dict[str, np.ndarray]
@@ -275,11 +276,11 @@ def read_yaml(path: str | None, option: str, kind: type) -> Any:
     """
     if not path:
         return None
-    try:
-        content = yaml.load(
-            Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader
-        )  # leaves 007 and no as they are
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    try:  # BaseLoader leaves 007 and no as they are
+        content = yaml.load(read_text(path, f"{option}={path}"), Loader=yaml.BaseLoader)
+    except DataError as error:
+        raise UsageError(str(error)) from error
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{option}={path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     values = content.values() if isinstance(content, dict) else content
     if not isinstance(content, kind) or not all(isinstance(value, str) for value in values):

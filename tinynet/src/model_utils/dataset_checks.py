@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, require_range
+from .files import read_text
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # MindData decodes these; it refuses GIF, WebP and JPEG 2000
 _ENDINGS = ("jpg", "jpeg", "png", "bmp", "tif", "tiff")
@@ -97,7 +98,7 @@ def check_cifar10(path: str | Path, usage: str) -> list[str]:
             record = int(np.argmax(labels > 9))
             raise DataError(f"{file} is no CIFAR-10 file: record {record} has label {labels[record]}, 0-9 are expected")
     meta = root / "batches.meta.txt"
-    names = meta.read_text(encoding="utf-8").split("\n") if meta.is_file() else [str(label) for label in range(10)]
+    names = read_text(meta).splitlines() if meta.is_file() else [str(label) for label in range(10)]
     names = [name.strip() for name in names if name.strip()]
     if len(names) != 10:
         raise DataError(f"{meta} holds {len(names)} class names, 10 lines are expected; get it again or remove it")

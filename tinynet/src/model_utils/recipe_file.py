@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .errors import UsageError
+from .errors import DataError, UsageError
+from .files import read_text
+
+LARGEST = 1 << 20  # bytes of a recipe
 
 
 class Item(NamedTuple):
@@ -47,13 +50,13 @@ def read_documents(path: Path) -> list[dict[str, Item]]:
         UsageError: a file that cannot be read, broken YAML, a duplicate key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, f"config_path={path}", largest=LARGEST)
         nodes = list(yaml.compose_all(text, Loader=_Loader))
         documents = [_items(node, path, _sections(text)) for node in nodes]
-    except OSError as error:
-        raise UsageError(f"config_path={path} cannot be read ({error.strerror}); give an existing YAML file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"config_path={path} is not UTF-8 text; give a YAML file") from error
+    except DataError as error:
+        raise UsageError(f"{error}; a YAML file is expected") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: broken YAML: nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)

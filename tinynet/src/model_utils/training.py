@@ -14,8 +14,8 @@ from mindspore import nn
 from mindspore.train import Callback
 
 from . import checkpoint, moxing_adapter
-from .class_order import head_rows, reorder_heads, some
 from .callbacks import Evaluate, Interrupt, SaveCheckpoint
+from .class_order import head_rows, reorder_heads, some
 from .config import Config
 from .dataset_checks import data_errors, require_steps
 from .device_adapter import Device

@@ -33,7 +33,7 @@ from ..detect.evaluation import require_evaluation
 from ..model_utils.config import Config
 from ..model_utils.device_adapter import Device
 from ..model_utils.errors import DataError
-from ..model_utils.inference import read_description
+from ..model_utils.inference import digest, read_description
 from ..model_utils.logger import get_logger
 from ..recipe import MODEL
 from .calibration import converter_configuration, find_calibration_pictures, read_batch, write_batches
@@ -96,6 +96,7 @@ def quantize(path: Path, config: Config) -> dict[str, Any]:
             files = find_calibration_pictures(config.calibration_data)
             batches, pictures = write_batches(files, about, calibration)
             quantize_file(path, model, [lambda file=file: read_batch(file, about) for file in batches])
+            about["sha256"] = digest(model)
             description.write_text(json.dumps(about, indent=2), encoding="utf-8")
             report = compare(path, model, read_batch(batches[0], about), config)
             report["calibration"] = {"pictures": pictures, "ranges": "smallest to largest value"}

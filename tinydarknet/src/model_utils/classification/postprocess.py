@@ -11,6 +11,7 @@ A list that ends in .json is an object {NAME: CLASS_INDEX}.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -19,6 +20,7 @@ import numpy as np
 
 from ..dataset_checks import ENDINGS
 from ..errors import DataError, UsageError
+from ..files import read_text
 from ..model import Model
 
 SHOWN = ("Accuracy of result files", "debug")
@@ -32,13 +34,8 @@ def read_labels(path: str | Path) -> dict[str, int]:
     Raises:
         DataError: the file cannot be read, a line of another form, a name that stands there twice.
     """
-    try:
-        # File names may be other than UTF-8; line breaks within them, such as U+2028, do not end a line.
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(
-            f"label_file={path} cannot be read: {error.strerror}; give a text file of lines NAME:CLASS_INDEX"
-        ) from error
+    # File names may be other than UTF-8; line breaks within them, such as U+2028, do not end a line.
+    text = read_text(path, f"label_file={path}", errors="surrogateescape").replace("\r\n", "\n")
     if str(path).endswith(".json"):
         return _json_labels(path, text)
     labels: dict[str, int] = {}
@@ -46,7 +43,7 @@ def read_labels(path: str | Path) -> dict[str, int]:
         if not line.strip():
             continue
         name, _, index = (part.strip() for part in line.rpartition(":"))
-        if not name or not (index.isascii() and index.isdigit()):
+        if not name or not re.fullmatch("[0-9]{1,9}", index):
             raise DataError(f"{path}:{number}: '{line}' is not a line NAME:CLASS_INDEX, for example n01440764_190:0")
         if name in labels:
             raise DataError(f"{path}:{number}: '{name}' stands on an earlier line already; keep one of the two lines")
@@ -59,7 +56,7 @@ def read_labels(path: str | Path) -> dict[str, int]:
 def _json_labels(path: str | Path, text: str) -> dict[str, int]:
     try:
         labels = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"label_file={path} is not JSON: {error}") from error
     if not isinstance(labels, dict) or not labels or not all(type(i) is int and i >= 0 for i in labels.values()):
         raise DataError(f"label_file={path}: an object {{NAME: CLASS_INDEX}} with one name or more is expected")

@@ -1,0 +1,71 @@
+# Shared file: source utils/model_utils/files.py; copy with: python scripts/sync_model_utils.py --write
+"""Text files and modes of files: one rule for all that is read and written."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from .errors import DataError
+
+LARGEST_TEXT = 64 << 20  # bytes
+MARKS = (  # with which a text may begin, and what it is then
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: str | Path, what: str = "", *, errors: str = "strict", largest: int = LARGEST_TEXT) -> str:
+    """The text of a file: UTF-8, or what a byte order mark at its start says.
+
+    Args:
+        path: file.
+        what: of it, for messages, such as `label_file=labels.txt`; empty: the path.
+        errors: surrogateescape for lists of file names, which may be of any bytes.
+        largest: bytes that are accepted.
+
+    Raises:
+        DataError: no such file or no regular one, one that is too large, cannot be read or is no text.
+    """
+    path, what = Path(path), what or str(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{what} is {'a folder' if path.is_dir() else 'no regular file'}; give a text file")
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise DataError(f"{what} cannot be read: {error.strerror}; give a text file") from error
+    if len(content) > largest:
+        raise DataError(f"{what} has more than {largest:,} bytes; give a text file of at most that")
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding, errors if encoding.startswith("utf-8") else "strict")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{what} is no text in UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def apply_umask(path: str | Path) -> None:
+    """Give a file or folder the mode that the user's umask gives new ones; the framework makes private ones."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    os.chmod(path, (0o777 if os.path.isdir(path) else 0o666) & ~mask)
+
+
+def move(file: Path, target: Path) -> None:
+    """Move a file, also to another disk: the target appears whole, with the mode of a new file, or not at all."""
+    apply_umask(file)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        shutil.move(file, temporary)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
