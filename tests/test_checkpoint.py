@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import resource
 import stat
 from pathlib import Path
@@ -21,6 +19,7 @@ PARAMETERS = {
     "conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "step": np.array(3, np.int32),
     "half": np.ones(4, np.float16),
+    "special": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32),
 }
 METADATA = {"class_names": ["Käse", "猫", "a\nb"], "network": {"slope": 0.1}, "steps": 7, "nothing": None}
 
@@ -38,12 +37,14 @@ def names(folder: Path) -> list[str]:
 
 
 def test_what_is_saved_is_loaded(tmp_path):
-    parameters, metadata = load(written(tmp_path / "new" / "folder" / "a.ckpt"))
-    assert metadata == METADATA
-    assert list(parameters) == list(PARAMETERS)
+    """Bit for bit, by this module and by MindSpore."""
+    path = written(tmp_path / "new" / "folder" / "a.ckpt")
+    parameters, metadata = load(path)
+    assert metadata == METADATA and list(parameters) == list(PARAMETERS)
     for name, value in PARAMETERS.items():
         found = parameters[name].asnumpy()
-        assert found.dtype == value.dtype and found.shape == value.shape and np.array_equal(found, value)
+        assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes())
+    assert set(PARAMETERS) <= set(ms.load_checkpoint(str(path), crc_check=True))
 
 
 def test_parameters_tensors_and_arrays_can_be_saved(tmp_path):
@@ -53,22 +54,11 @@ def test_parameters_tensors_and_arrays_can_be_saved(tmp_path):
     assert all(np.array_equal(parameters[name].asnumpy(), value) for name in kinds)
 
 
-def test_special_values_keep_their_bits(tmp_path):
-    value = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], np.float32)
-    parameters, _ = load(written(tmp_path / "a.ckpt", {"x": value}))
-    assert parameters["x"].asnumpy().tobytes() == value.tobytes()
-
-
 def test_read_only_file_is_replaced(tmp_path):
     path = written(tmp_path / "a.ckpt")
     assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR
     written(path, {"x": np.zeros(3, np.float32)}, {"second": True})
     assert load(path)[1] == {"second": True} and names(tmp_path) == ["a.ckpt"]
-
-
-def test_mindspore_reads_it(tmp_path):
-    found = ms.load_checkpoint(str(written(tmp_path / "a.ckpt")), crc_check=True)
-    assert set(PARAMETERS) <= set(found)
 
 
 @pytest.fixture
@@ -78,15 +68,6 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_full_disk_leaves_the_old_file(tmp_path, full_disk):
-    path = written(tmp_path / "a.ckpt")
-    with pytest.raises(DataError) as caught:
-        save(path, {"x": np.zeros(1_000_000, np.float32)}, {})
-    assert str(path) in str(caught.value) and "too large" in str(caught.value)
-    assert names(tmp_path) == ["a.ckpt"]
-    assert load(path)[1] == METADATA
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -150,53 +131,35 @@ def refused(tmp_path):
         try:
             load(path)
         except DataError as error:
-            return str(path) in str(error) and "damaged" in str(error)
+            return f"{path}" in str(error) and "damaged" in str(error)
         return False
 
     return refused
 
 
-def test_every_truncation_is_seen(sound, refused):
+def test_every_truncation_and_other_damage_is_seen(sound, refused):
     assert [length for length in range(len(sound)) if not refused(sound[:length])] == []
     assert not refused(sound)
+    cut = sound[:20] + sound[30:]
+    for content in (sound + b"\0", sound + sound, bytes(len(sound)), b"text\n" * 20, sound[10:], cut):
+        assert refused(content)
 
 
 def test_flipped_bits_are_seen(sound, refused):
     """One in each byte, and each one of the head and of the checksum with its mark."""
     bits, edges = 8 * len(sound), 8 * 18
     places = {8 * byte + byte % 8 for byte in range(len(sound))} | set(range(edges)) | set(range(bits - edges, bits))
-    survived = []
     for place in places:
         damaged = bytearray(sound)
         damaged[place // 8] ^= 1 << place % 8
-        if not refused(bytes(damaged)):
-            survived.append(place)
-    assert survived == []
-
-
-def test_other_damage_is_seen(sound, refused):
-    for content in (
-        sound + b"\0",
-        sound + sound,
-        bytes(len(sound)),
-        b"text\n" * 20,
-        sound[10:],
-        sound[:20] + sound[30:],
-    ):
-        assert refused(content)
+        assert refused(bytes(damaged)), place
 
 
 @pytest.mark.parametrize(
     "name, text",
-    [
-        ("missing.ckpt", "not a file"),
-        ("folder", "a folder"),
-        ("", "a folder"),
-        ("model.onnx", "an ONNX model"),
-        ("model.mindir", "a MINDIR model"),
-        ("model.pth", "of another kind"),
-    ],
-)
+    [("missing.ckpt", "not a file"), ("folder", "a folder"), ("model.onnx", "an ONNX model"),
+     ("model.mindir", "a MINDIR model"), ("model.pth", "of another kind")],
+)  # fmt: skip
 def test_files_of_another_kind(tmp_path, name, text):
     (tmp_path / "folder").mkdir()
     for file in ("model.onnx", "model.mindir", "model.pth"):
@@ -221,21 +184,14 @@ def folder(tmp_path) -> CheckpointFolder:
     return CheckpointFolder(tmp_path / "0", "train_net_data", 3)
 
 
-def test_names_and_metadata(folder):
-    path = folder.save(2, 5, PARAMETERS, METADATA)
-    assert path == folder.folder / "train_net_data-2_5.ckpt"
-    assert load(path)[1] == {**METADATA, "epoch": 2, "step": 5}
-
-
 def test_the_newest_are_kept(folder):
     save(folder.best, PARAMETERS, {})
     save(folder.folder / "train_other-1_1.ckpt", PARAMETERS, {})
     for epoch, step in ((1, 9), (2, 9), (9, 9), (10, 3), (10, 9)):
-        folder.save(epoch, step, PARAMETERS, {})
-    assert [path.name for path in folder.files()] == [
-        f"train_net_data-{place}.ckpt" for place in ("9_9", "10_3", "10_9")
-    ]
-    assert folder.best.is_file() and (folder.folder / "train_other-1_1.ckpt").is_file()
+        path = folder.save(epoch, step, PARAMETERS, METADATA)
+        assert load(path)[1] == {**METADATA, "epoch": epoch, "step": step}
+    kept = [f"train_net_data-{place}.ckpt" for place in ("10_3", "10_9", "9_9")]
+    assert names(folder.folder) == sorted([*kept, "train_net_data_best.ckpt", "train_other-1_1.ckpt"])
 
 
 def test_what_was_just_saved_stays(folder):
@@ -247,88 +203,56 @@ def test_what_was_just_saved_stays(folder):
     assert [path.name for path in folder.files()][:3] == [f"train_net_data-{epoch}_9.ckpt" for epoch in (4, 5, 6)]
 
 
-@pytest.mark.parametrize("keep", [0, -1])
-def test_none_kept_is_refused(tmp_path, keep):
-    with pytest.raises(UsageError, match=f"keep_checkpoint_max={keep}"):
-        CheckpointFolder(tmp_path, "x", keep)
+def test_none_kept_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="keep_checkpoint_max=0"):
+        CheckpointFolder(tmp_path, "x", 0)
 
 
-def test_failed_save_removes_nothing(folder, full_disk):
+def test_full_disk_leaves_the_old_files(folder, full_disk):
     for epoch in (1, 2, 3):
         folder.save(epoch, 9, PARAMETERS, {})
     before = names(folder.folder)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"train_net_data-4_9\.ckpt.*too large"):
         folder.save(4, 9, {"x": np.zeros(1_000_000, np.float32)}, {})
-    assert names(folder.folder) == before
-    assert all(load(path)[1]["epoch"] for path in folder.files())
+    assert names(folder.folder) == before and [load(path)[1]["epoch"] for path in folder.files()] == [1, 2, 3]
 
 
 def test_leftovers_of_killed_processes_are_removed(folder):
     folder.folder.mkdir()
-    for name in (
-        ".train_net_data-1_1.123.tmp.ckpt",
-        ".train_net_data-1_1.123.tmp.tmp",
-        ".train_net_data_best.9.tmp.tmp",
-    ):
-        (folder.folder / name).write_bytes(b"x")
+    for name in ("-1_1.123.tmp.ckpt", "-1_1.123.tmp.tmp", "_best.9.tmp.tmp"):
+        (folder.folder / f".train_net_data{name}").write_bytes(b"x")
     assert folder.files() == [] and folder.find("auto") is None
     folder.save(1, 2, PARAMETERS, {})
     assert names(folder.folder) == ["train_net_data-1_2.ckpt"]
 
 
-@pytest.fixture
-def warnings(monkeypatch):
-    lines = []
-
-    class Lines(logging.Handler):
-        def emit(self, record):
-            lines.append((record.levelname, record.getMessage()))
-
-    handler = Lines()
-    checkpoint.get_logger().addHandler(handler)
-    yield lines
-    checkpoint.get_logger().removeHandler(handler)
-
-
-def test_find_takes_the_newest(folder, warnings):
+def test_find_takes_the_newest_that_is_sound(folder, monkeypatch):
     for epoch, step in ((2, 3), (10, 1), (9, 9)):
         folder.save(epoch, step, {"x": np.float32([epoch])}, METADATA)
+    warnings = []
+    monkeypatch.setattr(checkpoint.get_logger(), "warning", lambda text, *values: warnings.append(text % values))
     parameters, metadata, path = folder.find("auto")
     assert (metadata["epoch"], metadata["step"], path.name) == (10, 1, "train_net_data-10_1.ckpt")
-    assert parameters["x"].asnumpy() == 10 and warnings == []
-
-
-def test_find_skips_damaged_files(folder, warnings):
-    for epoch in (1, 2, 3):
-        folder.save(epoch, 9, {"x": np.float32([epoch])}, METADATA)
+    assert parameters["x"].asnumpy() == 10 and not warnings
     for path, keep in zip(folder.files()[1:], (0.9, 0.0)):
         content = path.read_bytes()
         path.chmod(0o600)
         path.write_bytes(content[: int(len(content) * keep)])
-    _, metadata, path = folder.find("auto")
-    assert metadata["epoch"] == 1
-    assert [level for level, _ in warnings] == ["WARNING", "WARNING"]
-    assert "data-3_9.ckpt" in warnings[0][1] and "data-2_9.ckpt" in warnings[1][1]
-    with pytest.raises(DataError, match=r"data-3_9\.ckpt .*damaged"):
+    assert folder.find("auto")[1]["epoch"] == 2
+    assert len(warnings) == 2 and "data-10_1.ckpt" in warnings[0] and "data-9_9.ckpt" in warnings[1]
+    with pytest.raises(DataError, match=r"data-10_1\.ckpt .*damaged"):
         folder.find(str(folder.files()[-1]))
-
-
-def test_all_damaged_is_an_error(folder):
-    folder.save(1, 9, PARAMETERS, {})
-    folder.files()[0].chmod(0o600)
-    folder.files()[0].write_bytes(b"")
-    with pytest.raises(DataError, match="none of the 1 checkpoints"):
+    folder.files()[0].unlink()
+    with pytest.raises(DataError, match="none of the 2 checkpoints"):
         folder.find("auto")
 
 
 def test_find_nothing(folder):
-    assert folder.find("auto") is None
     save(folder.best, PARAMETERS, {})
     assert folder.find("auto") is None
-    with pytest.raises(DataError, match="weights only"):
-        folder.find(str(folder.best))
-    with pytest.raises(DataError, match="not a file"):
-        folder.find(str(folder.folder / "none.ckpt"))
+    for path, message in ((folder.best, "weights only"), (folder.folder / "none.ckpt", "not a file")):
+        with pytest.raises(DataError, match=message):
+            folder.find(str(path))
 
 
 def test_start_fresh_moves_aside(folder):
@@ -337,13 +261,9 @@ def test_start_fresh_moves_aside(folder):
     folder.save(1, 9, PARAMETERS, {"run": 1})
     save(folder.best, PARAMETERS, {})
     folder.start_fresh()
-    moved = list(folder.folder.iterdir())
-    assert (
-        len(moved) == 1
-        and moved[0].name.startswith("earlier_")
-        and names(moved[0]) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
-    )
-    assert folder.files() == [] and load(moved[0] / "train_net_data-1_9.ckpt")[1]["run"] == 1
+    (moved,) = folder.folder.iterdir()
+    assert moved.name.startswith("earlier_")
+    assert names(moved) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
 
 
 def test_checkpoints_in_the_current_directory(tmp_path, monkeypatch):
@@ -363,16 +283,12 @@ def test_checkpoints_in_the_current_directory(tmp_path, monkeypatch):
 # ---- the whole training state
 
 
-def parameters_of(arrays: dict[str, np.ndarray]) -> dict[str, Parameter]:
-    return {name: Parameter(Tensor(value), name=name) for name, value in arrays.items()}
-
-
 class Step(nn.Cell):
     """What restore needs of a training step."""
 
     def __init__(self, arrays):
         super().__init__()
-        self.state = parameters_of(arrays)
+        self.state = {name: Parameter(Tensor(value), name=name) for name, value in arrays.items()}
 
     def training_state(self):
         return self.state
@@ -396,18 +312,17 @@ def test_restore(tmp_path):
         ({"v": np.float32([1])}, "v is unexpected"),
         ({"w": np.float32([1, 2, 3])}, r"w has shape \(3,\)"),
         ({"w": np.float16([1, 2])}, "w has .*Float16"),
-        ({STATE_PREFIX + "n": np.float32([3])}, "train_state.n has .*Float32"),
     ],
 )
 def test_restore_refuses_what_does_not_fit(change, text):
     step = Step(ARRAYS)
     source = {name: value for name, value in {**ARRAYS, **change}.items() if value is not None}
     with pytest.raises(DataError, match=f"a.ckpt.*{text}"):
-        restore(step, parameters_of(source), "a.ckpt")
+        restore(step, Step(source).state, "a.ckpt")
     assert all(np.array_equal(step.state[name].asnumpy(), value) for name, value in ARRAYS.items())
 
 
 def test_metadata_must_be_json(tmp_path):
     with pytest.raises(TypeError):
         save(tmp_path / "a.ckpt", PARAMETERS, {"path": Path("x")})
-    assert names(tmp_path) == [] and json.dumps(METADATA)
+    assert names(tmp_path) == []

@@ -15,8 +15,10 @@ from model_utils.dataset_checks import (
 )
 from model_utils.errors import DataError, UsageError
 
+import mindspore.dataset as ds
 import numpy as np
 import pytest
+from mindspore.dataset import vision
 from PIL import Image
 
 
@@ -30,8 +32,7 @@ def encoded(kind="JPEG", size=(64, 48), mode="RGB", **options):
 
 def with_thumbnail():
     """A JPEG whose Exif segment holds a smaller JPEG, and the position after that one's end-of-image marker."""
-    picture, thumbnail = encoded(), encoded(size=(16, 16))
-    payload = b"Exif\0\0" + thumbnail
+    picture, payload = encoded(), b"Exif\0\0" + encoded(size=(16, 16))
     segment = b"\xff\xe1" + (len(payload) + 2).to_bytes(2, "big") + payload
     return picture[:2] + segment + picture[2:], 2 + len(segment)
 
@@ -65,8 +66,6 @@ def refusal(*arguments, **options):
 
 def read_by_minddata(folder, classes):
     """Class indices and labels with which MindData reads the folder; every image is decoded."""
-    import mindspore.dataset as ds
-
     dataset = ds.ImageFolderDataset(str(folder), shuffle=False, decode=True, **image_folder_options(classes))
     labels = [int(row["label"]) for row in dataset.create_dict_iterator(num_epochs=1, output_numpy=True)]
     return dataset.get_class_indexing(), labels
@@ -75,79 +74,54 @@ def read_by_minddata(folder, classes):
 # ---- folders of images ---------------------------------------------------------------------------------------------
 
 
-def test_sorted_class_names(folder):
-    write(folder / "Zebra" / "0.PNG", encoded("PNG"))
-    write(folder / "readme.txt", b"beside the class folders nothing reads it")
-    assert check_image_folder(folder, 3) == ["Zebra", "cat", "dog"]
-    assert check_image_folder(str(folder), 1000) == ["Zebra", "cat", "dog"]
-
-
 def test_minddata_reads_what_was_checked(folder):
-    """Hidden entries and system files shift no index and reach no decoder."""
-    write(folder / ".ipynb_checkpoints" / "0.jpg")
-    write(folder / ".DS_Store", b"x")
-    write(folder / "cat" / ".DS_Store", b"x")
-    write(folder / "cat" / "Thumbs.db", b"x")
-    write(folder / "dog" / "desktop.ini", b"x")
-    write(folder / "dog" / ".cache" / "0.jpg")
+    """Classes in the order of their names; hidden entries and system files shift no index and reach no decoder."""
+    hidden = (".ipynb_checkpoints/0.jpg", ".DS_Store", "cat/.DS_Store", "cat/Thumbs.db", "dog/desktop.ini")
+    for name in (*hidden, "dog/.cache/0.jpg", "readme.txt"):
+        write(folder / name, b"x")
+    write(folder / "Zebra" / "0.PNG", encoded("PNG"))
     for index, (ending, kind) in enumerate({"JPG": "JPEG", "Png": "PNG", "bmp": "BMP", "tif": "TIFF"}.items()):
         write(folder / "dog" / f"more{index}.{ending}", encoded(kind))
-    classes = check_image_folder(folder, 2)
-    assert classes == ["cat", "dog"]
-    assert read_by_minddata(folder, classes) == ({"cat": 0, "dog": 1}, [0, 0] + [1] * 6)
+    classes = check_image_folder(str(folder), 3)
+    assert check_image_folder(folder, 1000) == classes == ["Zebra", "cat", "dog"]
+    assert read_by_minddata(folder, classes) == ({"Zebra": 0, "cat": 1, "dog": 2}, [0, 1, 1] + [2] * 6)
 
 
-def test_missing_folder_shows_what_is_above_it(folder):
-    text = refusal(folder.parent / "dataa" / "train", 2)
-    assert text.startswith(f"{folder.parent}/dataa/train does not exist\nexpected:\n")
-    assert "<class name>/" in text and f"found:\n{folder.parent}/\n    data/" in text
-
-
-def test_file_instead_of_folder(folder):
-    text = refusal(folder / "cat" / "0.jpg", 2)
-    assert "is a file, not a folder" in text and f"found:\n{folder}/cat/\n    0.jpg\n    1.jpg" in text
-
-
-def test_empty_folder(tmp_path):
-    text = refusal(tmp_path, 2)
-    assert "holds no class folders" in text and text.endswith("(empty)")
+@pytest.mark.parametrize(
+    "place, classes, parts",
+    [
+        ("dataa/train", 2, ["{root}/dataa/train does not exist\nexpected:\n", "<class name>/",
+                            "found:\n{root}/\n    above/"]),
+        ("data/cat/0.jpg", 2, ["is a file, not a folder", "found:\n{root}/data/cat/\n    0.jpg\n    1.jpg"]),
+        ("empty", 2, ["holds no class folders", "(empty)"]),
+        ("loose", 2, ["1 images, first loose.jpg"]),
+        ("none", 3, ["class folder {root}/none/eagle holds no images", "    cat/\n    eagle/"]),
+        ("above", 2, ["holds more than images: cat/; convert or remove them (if these are the class folders"]),
+        ("data", 1, ["holds 2 classes, more than num_classes=1", "--num_classes 2"]),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be(folder, place, classes, parts):
+    root = folder.parent
+    write(root / "loose/loose.jpg"), write(root / "loose/cat/0.jpg")
+    write(root / "none/cat/0.jpg"), write(root / "above/data/cat/0.jpg")
+    (root / "none/eagle").mkdir(), (root / "empty").mkdir()
+    text = refusal(root / place, classes)
+    assert all(part.format(root=root) in text for part in parts), text
 
 
 def test_images_without_class_folders(tmp_path):
     for index in range(1, 31):
-        write(tmp_path / f"ILSVRC2012_val_{index:08d}.JPEG", b"")
+        write(tmp_path / f"val_{index:08d}.JPEG", b"")
     text = refusal(tmp_path, 2)
-    assert "30 images, first ILSVRC2012_val_00000001.JPEG" in text and "valprep.sh" in text
-    assert text.count("ILSVRC2012_val_") == 1 + 8 and text.endswith("... and 22 more")
+    assert "30 images, first val_00000001.JPEG" in text and "valprep.sh" in text
+    assert text.count("val_") == 1 + 8 and text.endswith("... and 22 more")
 
 
-def test_images_beside_class_folders(folder):
-    write(folder / "loose.jpg")
-    assert "1 images, first loose.jpg" in refusal(folder, 2)
-
-
-def test_class_folder_without_images(folder):
-    (folder / "eagle").mkdir()
-    text = refusal(folder, 3)
-    assert f"class folder {folder}/eagle holds no images" in text and "    cat/\n    dog/\n    eagle/" in text
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "picture.webp", "._0.jpg", "picture.JpG", "noending"])
+@pytest.mark.parametrize("name", ["notes.txt", "._0.jpg", "picture.JpG", "noending"])
 def test_other_file_among_the_images(folder, name):
     write(folder / "cat" / name)
     text = refusal(folder, 2, check_images=False)
     assert f"{folder}/cat holds more than images: {name};" in text and "expected:" in text and "found:" in text
-
-
-def test_parent_of_the_data_set(folder):
-    assert "holds more than images: cat/, dog/; convert or remove them (if these are the class folders" in refusal(
-        folder.parent, 2
-    )
-
-
-def test_more_classes_than_outputs(folder):
-    text = refusal(folder, 1)
-    assert "holds 2 classes, more than num_classes=1" in text and "--num_classes 2" in text
 
 
 def test_unreadable_images_are_all_named(folder):
@@ -156,18 +130,16 @@ def test_unreadable_images_are_all_named(folder):
     broken = {
         "empty.jpg": (b"", "empty file"),
         "text.jpg": (b"not an image\n", "not one of JPEG"),
-        "half.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
         "no_end.jpg": (jpeg[:-2], "truncated"),
         "thumbnail.jpg": (cut_with_thumbnail[:end_of_thumbnail], "not one of JPEG"),
         "half.png": (png[: len(png) // 2], ""),
         "half.bmp": (encoded("BMP")[:900], "truncated"),
-        "gif.jpg": (encoded("GIF"), "not one of JPEG"),
         "webp.png": (encoded("WEBP"), "not one of JPEG"),
     }
     for name, (content, _) in broken.items():
         write(folder / "dog" / name, content)
     text = refusal(folder, 2)
-    assert "9 of 13 files are not readable images" in text
+    assert "7 of 11 files are not readable images" in text
     for name, (_, reason) in broken.items():
         lines = [line for line in text.splitlines() if line.startswith(f"    {folder}/dog/{name}: ")]
         assert len(lines) == 1 and reason in lines[0], (name, text)
@@ -178,7 +150,7 @@ def test_long_list_of_unreadable_images_ends_in_a_count(folder):
     for index in range(25):
         write(folder / "cat" / f"broken{index:02d}.jpg", b"x")
     text = refusal(folder, 2)
-    assert text.count("/broken") == 10 and "... and 15 more" in text and "broken09" in text and "broken10" not in text
+    assert text.count("/broken") == 10 and "broken09" in text and "... and 15 more" in text
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
@@ -209,16 +181,13 @@ def test_sound_files_of_unusual_form_pass(folder):
 
 
 def test_only_files_that_fail_the_quick_test_are_decoded(folder, monkeypatch):
-    opened = []
-    original = Image.open
-    monkeypatch.setattr(
-        Image, "open", lambda path, **options: opened.append(Path(path).name) or original(path, **options)
-    )
-    write(folder / "cat" / "thumbnail.jpg", with_thumbnail()[0])
-    write(folder / "cat" / "large_header.jpg", with_large_header())
-    write(folder / "cat" / "trailing.jpg", encoded() + b"\0")
-    write(folder / "cat" / "sound.png", encoded("PNG"))
-    write(folder / "cat" / "sound.bmp", encoded("BMP"))
+    opened, original = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path, **more: opened.append(Path(path).name) or original(path, **more))
+    for name, content in (
+        ("thumbnail.jpg", with_thumbnail()[0]), ("large_header.jpg", with_large_header()),
+        ("trailing.jpg", encoded() + b"\0"), ("sound.png", encoded("PNG")), ("sound.bmp", encoded("BMP")),
+    ):  # fmt: skip
+        write(folder / "cat" / name, content)
     check_image_folder(folder, 2)
     assert opened == ["trailing.jpg"]
 
@@ -233,20 +202,19 @@ def test_shards_cover_every_file_once(folder):
 
 
 def test_unreadable_file_is_named(folder, monkeypatch):
-    monkeypatch.setattr("model_utils.dataset_checks._looks_complete", _raise_permission_error)
-    assert "4 of 4 files" in refusal(folder, 2) and "Permission denied" in refusal(folder, 2)
+    def fail(file):
+        raise PermissionError(13, "Permission denied")
 
-
-def _raise_permission_error(file):
-    raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr("model_utils.dataset_checks._looks_complete", fail)
+    assert "4 of 4 files" in (text := refusal(folder, 2)) and "Permission denied" in text
 
 
 # ---- CIFAR-10 ------------------------------------------------------------------------------------------------------
 
 
-def records(count, label=None):
+def records(count):
     values = np.random.RandomState(count).randint(0, 256, (count, 3073), dtype=np.uint8)
-    values[:, 0] = np.arange(count) % 10 if label is None else label
+    values[:, 0] = np.arange(count) % 10
     return values.tobytes()
 
 
@@ -267,12 +235,9 @@ def cifar10_refusal(path, usage="train"):
 
 
 def test_cifar10_of_any_size(cifar10):
+    """Only the files of its usage are needed."""
     assert check_cifar10(cifar10, "train") == check_cifar10(str(cifar10), "test") == list("0123456789")
     assert [file.name for file in cifar10_files(cifar10, "train")] == ["data_batch_1.bin", "data_batch_2.bin"]
-    assert [file.name for file in cifar10_files(cifar10, "test")] == ["test_batch.bin"]
-
-
-def test_cifar10_needs_only_the_files_of_its_usage(cifar10):
     (cifar10 / "test_batch.bin").unlink()
     assert len(check_cifar10(cifar10, "train")) == 10
     text = cifar10_refusal(cifar10, "test")
@@ -287,7 +252,7 @@ def test_cifar10_class_names(cifar10):
     assert "holds 9 class names, 10 lines are expected" in cifar10_refusal(cifar10)
 
 
-@pytest.mark.parametrize("content", [b"", records(1)[:-1], records(3) + b"x"], ids=["empty", "short", "long"])
+@pytest.mark.parametrize("content", [b"", records(3) + b"x"], ids=["empty", "long"])
 def test_cifar10_truncated(cifar10, content):
     file = write(cifar10 / "data_batch_2.bin", content)
     expected = f"{file} is truncated: {len(content)} bytes, expected a multiple of 3073"
@@ -301,115 +266,79 @@ def test_cifar10_wrong_label(cifar10):
     assert f"{file} is no CIFAR-10 file: record 12 has label 77" in cifar10_refusal(cifar10)
 
 
-def test_cifar10_parent_folder(cifar10):
+def test_other_folders_than_that_of_cifar10(cifar10, tmp_path):
     assert f"give {cifar10}\n" in cifar10_refusal(cifar10.parent)
-
-
-@pytest.mark.parametrize("name", ["data_batch_1", "cifar-10-batches-py/data_batch_1"])
-def test_cifar10_python_version(tmp_path, name):
-    write(tmp_path / name, b"pickle")
-    assert "the binary version is needed" in cifar10_refusal(tmp_path)
-
-
-def test_cifar10_missing_folder(tmp_path):
-    text = cifar10_refusal(tmp_path / "nowhere")
-    assert "nowhere, which is not a folder" in text and f"found:\n{tmp_path}/\n    (empty)" in text
-
-
-def test_minddata_takes_whole_files_of_10000_records_only(cifar10):
-    """The reason to read `cifar10_files` with numpy; when this fails, MindData can be used."""
-    import mindspore.dataset as ds
-
-    with pytest.raises(RuntimeError, match="Invalid cifar10 file"):
-        list(ds.Cifar10Dataset(str(cifar10), usage="test").create_dict_iterator(num_epochs=1))
-    write(cifar10 / "test_batch.bin", records(10005))
-    assert ds.Cifar10Dataset(str(cifar10), usage="test").get_dataset_size() == 10000
+    for name in ("python", "python/cifar-10-batches-py"):
+        file = write(tmp_path / name / "data_batch_1", b"pickle")
+        assert "the binary version is needed" in cifar10_refusal(tmp_path / "python")
+        file.unlink()
+    text = cifar10_refusal(tmp_path / "empty/nowhere")
+    assert "nowhere, which is not a folder" in text and f"found:\n{tmp_path}/" in text
 
 
 # ---- steps and errors while the data is read -------------------------------------------------------------------------
 
 
-def test_steps_per_epoch():
-    assert require_steps(1281167, 128, 8) == 1251
-    assert require_steps(100, 32, 1) == 3
-    assert require_steps(10, 5, 2) == 1
-    assert require_steps(17, 8, 2) == 1  # 8 on each: the odd image waits for another epoch
+@pytest.mark.parametrize(
+    "arguments, steps", [((1281167, 128, 8), 1251), ((10, 5, 2), 1), ((17, 8, 2), 1)]
+)  # of 17 images, 8 on each device: the odd one waits for another epoch
+def test_steps_per_epoch(arguments, steps):
+    assert require_steps(*arguments) == steps
 
 
-def test_no_step_is_an_error():
-    with pytest.raises(DataError) as caught:
-        require_steps(100, 64, 8)
-    text = str(caught.value)
-    assert "100 images on 8 device(s)" in text and "batch of 64" in text and "--batch_size to 12 or less" in text
-    with pytest.raises(DataError, match="17 images on 2 device"):
-        require_steps(17, 9, 2)
-    with pytest.raises(DataError, match="0 images on 1 device"):
-        require_steps(0, 64, 1)
-    with pytest.raises(UsageError, match="batch_size=0"):
-        require_steps(10, 0, 1)
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((100, 64, 8), DataError, r"100 images on 8 device\(s\).*batch of 64.*--batch_size to 12 or less"),
+        ((17, 9, 2), DataError, "17 images on 2 device"),
+        ((0, 64, 1), DataError, "0 images on 1 device"),
+        ((10, 0, 1), UsageError, "batch_size=0"),
+    ],
+)
+def test_no_step_is_an_error(arguments, error, message):
+    with pytest.raises(error, match=message):
+        require_steps(*arguments)
 
 
 def pipeline_error(folder, *operators):
-    import mindspore.dataset as ds
-
-    dataset = ds.ImageFolderDataset(str(folder), shuffle=False, extensions=[".jpg"])
-    dataset = dataset.map(list(operators), "image")
+    dataset = ds.ImageFolderDataset(str(folder), shuffle=False, extensions=[".jpg"]).map(list(operators), "image")
     with pytest.raises(RuntimeError) as caught:
         list(dataset.create_dict_iterator(num_epochs=1))
     return caught.value
 
 
-@pytest.mark.parametrize("operator", ["Decode", "RandomCropDecodeResize", "pillow"])
-def test_undecodable_image_while_training(tmp_path, monkeypatch, operator):
-    import mindspore.dataset.vision as vision
-
+@pytest.mark.parametrize(
+    "operators",
+    [[vision.Decode()], [vision.RandomCropDecodeResize(32, (1, 1), (1, 1)), vision.HWC2CHW()],
+     [vision.Decode(to_pil=True)]],
+)  # fmt: skip
+def test_undecodable_image_while_training(tmp_path, monkeypatch, operators):
+    """A DataError of one line that names it, without the long error of MindData behind it."""
     monkeypatch.chdir(tmp_path)  # MindData leaves a copy of the broken image in the current folder
     jpeg = encoded(size=(200, 200))
     file = write(tmp_path / "data v1. new" / "cat" / "half.x.jpg", jpeg[: len(jpeg) // 2])
-    built = {
-        "Decode": lambda: [vision.Decode()],
-        "RandomCropDecodeResize": lambda: [vision.RandomCropDecodeResize(32, (1, 1), (1, 1)), vision.HWC2CHW()],
-        "pillow": lambda: [vision.Decode(to_pil=True)],
-    }
-    error = pipeline_error(file.parents[1], *built[operator]())
-    result = data_error(error, file.parents[1])
-    assert isinstance(result, DataError)
-    text = str(result)
+    with pytest.raises(DataError) as caught, data_errors(file.parents[1]):
+        raise pipeline_error(file.parents[1], *operators)
+    text = str(caught.value)
     assert text.startswith(f"{file} cannot be used: ") and text.endswith("; mend it or remove it from the data set")
     assert "\n" not in text and len(text) < len(str(file)) + 180 and "ump the" not in text
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
 
 
 def test_other_pipeline_error_names_the_data_set(tmp_path):
     (tmp_path / "cat").mkdir()
     os.symlink("/nonexistent", tmp_path / "cat" / "0.jpg")
-    import mindspore.dataset.vision as vision
-
     result = data_error(pipeline_error(tmp_path, vision.Decode()), tmp_path)
     assert isinstance(result, DataError) and str(result).startswith(f"data set {tmp_path}: ")
     assert str(tmp_path / "cat" / "0.jpg") in str(result) and "\n" not in str(result)
 
 
-def test_errors_of_other_origin_are_returned_unchanged(folder):
-    for error in (RuntimeError("out of memory"), ValueError("Dataset Pipeline Error Message\n[ERROR] x")):
-        assert data_error(error, "data") is error
-
+def test_errors_of_other_origin_stay(folder):
     def faulty(image):
         raise ValueError("a bug in the pipeline")
 
-    error = pipeline_error(folder, faulty)
-    assert data_error(error, folder) is error
-
-
-def test_errors_while_the_data_is_read(tmp_path, monkeypatch):
-    """Those of MindData become a DataError without the long one behind it, others stay."""
-    import mindspore.dataset.vision as vision
-
-    monkeypatch.chdir(tmp_path)  # MindData leaves a copy of the broken image in the current folder
-    write(tmp_path / "cat" / "half.jpg", encoded()[:900])
-    with pytest.raises(DataError, match="half.jpg cannot be used: ") as caught, data_errors(tmp_path):
-        raise pipeline_error(tmp_path, vision.Decode())
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
-    for error in (RuntimeError("out of memory"), KeyError("x")):
-        with pytest.raises(type(error)) as caught, data_errors(tmp_path):
+    imitation = ValueError("Dataset Pipeline Error Message\n[ERROR] x")
+    for error in (RuntimeError("out of memory"), imitation, pipeline_error(folder, faulty)):
+        with pytest.raises(type(error)) as caught, data_errors(folder):
             raise error
         assert caught.value is error

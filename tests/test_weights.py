@@ -47,23 +47,24 @@ READERS = {
 }
 
 
-def convert(source: Path, *options) -> tuple[dict[str, np.ndarray], dict]:
+def options(*arguments):
+    return weights.argument_parser("").parse_args([*map(str, arguments)])
+
+
+def convert(source: Path, *more) -> tuple[dict[str, np.ndarray], dict]:
     """What is in the checkpoint that is written."""
     target = source.parent / "converted.ckpt"
-    parser = weights.argument_parser("")
-    weights.convert(
-        MODEL, parser.parse_args(["--input", str(source), "--output", str(target), *map(str, options)]), READERS
-    )
+    weights.convert(MODEL, options("--input", source, "--output", target, *more), READERS)
     parameters, about = checkpoint.load(target)
     target.unlink()
     return {name: value.asnumpy() for name, value in parameters.items()}, about
 
 
-def refused(source: Path, *options, error=DataError) -> str:
+def refused(source: Path, *more, error=DataError) -> str:
     """The message with which a file is refused; no file is written."""
     before = sorted(source.parent.iterdir())
     with pytest.raises(error) as caught:
-        convert(source, *options)
+        convert(source, *more)
     assert sorted(source.parent.iterdir()) == before
     message = str(caught.value)
     assert "\n" not in message and (source.name in message or error is UsageError)
@@ -72,6 +73,10 @@ def refused(source: Path, *options, error=DataError) -> str:
 
 def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def body(found: dict) -> dict:
+    return {name: value for name, value in found.items() if not name.startswith("fc.")}
 
 
 def write(path: Path, *parts: bytes) -> Path:
@@ -148,11 +153,9 @@ def safetensors(tmp_path):
 # ---- Darknet ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "version, seen", [((0, 2, 0), 8), ((0, 2, 5), 8), ((1, 0, 0), 8), ((0, 1, 0), 4), ((0, 0, 3), 4)]
-)
+@pytest.mark.parametrize("version, seen", [((0, 2, 0), 8), ((1, 0, 0), 8), ((0, 1, 0), 4)])
 def test_both_headers_of_darknet(tmp_path, version, seen, capsys):
-    """From version 0.2 on, the number of images seen takes 8 bytes."""
+    """From version 0.2 on, the number of images seen takes 8 bytes; the class count follows from the length."""
     source = write(tmp_path / "toy.weights", header(version, seen), numbers(5).tobytes())
     found, about = convert(source)
     assert same(found, by_hand(numbers(5), 5))
@@ -166,33 +169,22 @@ def test_both_headers_of_darknet(tmp_path, version, seen, capsys):
     assert "notice: darknet orders the ImageNet classes" in printed and f"12 weights of {source} -> " in printed
 
 
-@pytest.mark.parametrize("classes", [1, 37])
-def test_class_count_follows_from_the_length(tmp_path, classes):
-    found, about = convert(write(tmp_path / "toy.weights", header(), numbers(classes).tobytes()))
-    assert about["network"]["num_classes"] == classes and found["fc.weight"].shape == (classes, 8)
-
-
 def test_a_file_without_classifier(tmp_path, capsys):
     """NAME.conv.N ends before it; the classifier is random, but the same each time."""
     source = write(tmp_path / "toy.conv.2", header(), numbers(0).tobytes())
     assert "toy.conv.2 holds no classifier; give --num_classes N" in refused(source)
     first, about = convert(source, "--num_classes", 10)
-    assert "notice" not in capsys.readouterr().out
-    assert about["network"]["num_classes"] == 10 and first["fc.weight"].shape == (10, 8)
+    assert "notice" not in capsys.readouterr().out and about["network"]["num_classes"] == 10
     ms.set_seed(99)
     assert same(convert(source, "--num_classes", 10)[0], first) and np.unique(first["fc.weight"]).size > 70
-    body = {name: value for name, value in first.items() if not name.startswith("fc.")}
-    assert same(body, by_hand(numbers(0), 0))
-    write(source, header(), numbers(0).tobytes()[:-4])
-    message = refused(source, "--num_classes", 10)
-    assert (
-        f"has {20 + 4 * BODY_NUMBERS - 4} bytes" in message and f"without its classifier {4 * BODY_NUMBERS}" in message
-    )
+    assert same(body(first), by_hand(numbers(0), 0)) and first["fc.weight"].shape == (10, 8)
+    message = refused(write(source, header(), numbers(0).tobytes()[:-4]), "--num_classes", 10)
+    assert f"has {16 + 4 * BODY_NUMBERS} bytes" in message and f"without its classifier {4 * BODY_NUMBERS}" in message
     whole = write(tmp_path / "toy.weights", header(), numbers(0).tobytes())
     assert "truncated or belongs to another network" in refused(whole), "a whole file has a classifier"
 
 
-@pytest.mark.parametrize("change", [-4, -1, 1, 4, -4 * BODY_NUMBERS, 4 * NUMBERS_OF_A_CLASS - 4])
+@pytest.mark.parametrize("change", [-1, 4, -4 * BODY_NUMBERS, 4 * NUMBERS_OF_A_CLASS - 4])
 def test_length_of_another_network(tmp_path, change):
     data = header() + numbers(1000).tobytes() + bytes(max(change, 0))
     data = data[: len(data) + min(change, 0)]
@@ -205,61 +197,46 @@ def test_length_of_another_network(tmp_path, change):
     "data, message",
     [
         (b"", "has 0 bytes"),
-        (b"0123456789", "has 10 bytes"),
         (header(seen=4)[:-1], "has 15 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\n" * 9, "no darknet weights file"),
-        (b"PK\x03\x04" + bytes(100), "no darknet weights file"),
         (header((0, 1001, 0)) + bytes(100), "starts with version 0.1001"),
         (header((-1, 2, 0)) + bytes(100), "starts with version -1.2"),
+        (header() + (-numbers(5)).tobytes(), "stem.bn.moving_variance has values that are not finite, or negative"),
     ],
 )
 def test_no_darknet_file(tmp_path, data, message):
     assert message in refused(write(tmp_path / "x.weights", data))
 
 
-def test_impossible_values(tmp_path):
-    """A file of the right length whose numbers are out of place has negative variances."""
-    source = write(tmp_path / "x.weights", header(), (-numbers(5)).tobytes())
-    assert "stem.bn.moving_variance has values that are not finite, or negative variances" in refused(source)
-
-
 # ---- PyTorch ---------------------------------------------------------------------------------------------------------
 
 
 def test_safetensors(safetensors):
-    found, about = convert(safetensors())
-    assert same(found, by_hand(numbers(6), 6))
-    assert about["input"]["mean"] == [0.485, 0.456, 0.406] and about["input"]["std"] == [0.229, 0.224, 0.225]
-    assert about["input"]["height"] == 32 and about["input"]["crop_ratio"] == 0.9 and about["source"] == "x.safetensors"
+    """Half precision becomes float32."""
+    half = torch_state()["fc.weight"].astype(np.float16)
+    found, about = convert(safetensors(fc__weight=half))
+    assert same(found, by_hand(numbers(6), 6)) and found["fc.weight"].dtype == np.float32
+    assert about["input"] == INPUT and about["source"] == "x.safetensors"
+    assert INPUT["mean"] == [0.485, 0.456, 0.406] and INPUT["std"] == [0.229, 0.224, 0.225]
+    assert INPUT["height"] == 32 and INPUT["crop_ratio"] == 0.9
 
 
-@pytest.mark.parametrize("name", ["x.pth", "x.pt"])
-def test_pth(tmp_path, name, torch):
+def test_pth(tmp_path, torch):
     """PyTorch's own format, as it is and as a training writes it: inside state_dict, each name behind module."""
     plain = {key: torch.from_numpy(np.array(value)) for key, value in torch_state().items()}
     wrapped = {"state_dict": {f"module.{key}": value for key, value in plain.items()}, "epoch": 3}
-    torch.save(plain if name == "x.pt" else wrapped, tmp_path / name)
-    assert same(convert(tmp_path / name)[0], by_hand(numbers(6), 6))
-
-
-def test_names_of_batch_norms():
-    """Those of a cell called bn only."""
-    assert weights.torch_name("a.bn.running_var") == "a.bn.moving_variance"
-    for name in ("a.conv.weight", "fc.bias", "bn1.weight", "a.bn.other"):
-        assert weights.torch_name(name) == name
-
-
-def test_half_precision_becomes_float32(safetensors):
-    found, _ = convert(safetensors(fc__weight=torch_state()["fc.weight"].astype(np.float16)))
-    assert found["fc.weight"].dtype == np.float32
+    for name, content in (("x.pt", plain), ("x.pth", wrapped)):
+        torch.save(content, tmp_path / name)
+        assert same(convert(tmp_path / name)[0], by_hand(numbers(6), 6))
+        write(tmp_path / name, (tmp_path / name).read_bytes()[:-100])
+        assert "is not a sound PyTorch file" in refused(tmp_path / name)
 
 
 def test_new_head(safetensors):
     """Another class count leaves everything but the classifier; the weights may also lack theirs."""
     found, about = convert(safetensors(), "--num_classes", 3)
     assert found["fc.weight"].shape == (3, 8) and about["network"]["num_classes"] == 3
-    body = {name: value for name, value in found.items() if not name.startswith("fc.")}
-    assert same(body, by_hand(numbers(0), 0))
+    assert same(body(found), by_hand(numbers(0), 0))
     source = safetensors(fc__weight=None, fc__bias=None)
     assert "--num_classes N" in refused(source)
     assert same(convert(source, "--num_classes", 3)[0], found)
@@ -272,7 +249,7 @@ def test_new_head(safetensors):
         ({"stem__bn__bias": None}, "does not fit toy: stem.bn.beta is missing"),
         ({"stem__bn__bias": None, "stem__bn__weight": None}, "is missing (and 1 more)"),
         ({"extra__weight": np.zeros(3, "f")}, "extra.weight is left over"),
-        ({"stem__conv__weight": np.zeros((4, 3, 5, 5), "f")}, "stem.conv.weight has shape (4, 3, 5, 5), the network"),
+        ({"a__bn__other": np.zeros(3, "f")}, "a.bn.other is left over"),
         ({"stem__conv__weight": np.zeros((), "f")}, "stem.conv.weight has shape (), the network"),
         ({"fc__bias": np.zeros(7, "f")}, "fc.bias has shape (7,)"),
         ({"fc__weight": np.zeros((), "f")}, "holds no classifier"),
@@ -287,18 +264,12 @@ def test_faults_of_a_state_dictionary(safetensors, changes, message):
 # ---- Any file --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [b"", b"no weights\n" * 20])
 @pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "x.pt", "x.ckpt"])
-def test_unsound_files(tmp_path, name, data, torch):
-    assert "sound" in (message := refused(write(tmp_path / name, data))) or "damaged" in message
-
-
-def test_truncated_files(safetensors, tmp_path, torch):
+def test_unsound_files(tmp_path, safetensors, name, torch):
+    for data in (b"", b"no weights\n" * 20):
+        assert "sound" in (message := refused(write(tmp_path / name, data))) or "damaged" in message
     source = safetensors()
     assert "is not a sound safetensors file" in refused(write(source, source.read_bytes()[:-100]))
-    torch.save({name: torch.from_numpy(np.array(value)) for name, value in torch_state().items()}, tmp_path / "x.pth")
-    write(tmp_path / "x.pth", (tmp_path / "x.pth").read_bytes()[:-100])
-    assert "is not a sound PyTorch file" in refused(tmp_path / "x.pth")
 
 
 def test_no_state_dictionary(tmp_path, torch):
@@ -341,14 +312,8 @@ def test_class_names(safetensors, tmp_path, capsys):
     """As the file has them: 007 and no are names too. Darknet's notice is for weights without names."""
     names = tmp_path / "names.yaml"
     names.write_text("- n01440764\n- 007\n- no\n")
-    assert convert(safetensors(), "--class_names", names, "--num_classes", 3)[1]["class_names"] == [
-        "n01440764",
-        "007",
-        "no",
-    ]
     source = write(tmp_path / "toy.weights", header(), numbers(3).tobytes())
-    capsys.readouterr()
-    assert convert(source, "--class_names", names)[1]["class_names"][1] == "007"
+    assert convert(source, "--class_names", names)[1]["class_names"] == ["n01440764", "007", "no"]
     assert "notice" not in capsys.readouterr().out
     assert "has 3 names: 6 names are needed" in refused(safetensors(), "--class_names", names, error=UsageError)
 
@@ -356,7 +321,6 @@ def test_class_names(safetensors, tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("cat\n", "lines such as"),
         ("a: b\n", "lines such as"),
         ("- [cat]\n", "lines such as"),
         ("", "lines such as"),
@@ -372,8 +336,7 @@ def test_wrong_class_names(safetensors, tmp_path, text, message):
     assert message in refused(safetensors(), "--class_names", names, error=UsageError)
 
 
-def test_other_yaml_files(tmp_path):
-    """A map of names, for a converter that has one; no path is no map."""
+def test_a_map_of_names(tmp_path):
     path = tmp_path / "map.yaml"
     path.write_text("features.1: conv2\n1: 007\n")
     assert weights.read_yaml(str(path), "name_map", dict) == {"features.1": "conv2", "1": "007"}
@@ -386,8 +349,7 @@ def test_other_yaml_files(tmp_path):
 def test_a_converted_checkpoint_is_read_by_all_programs(tmp_path):
     """Its network and input are those of the weights, whatever the recipe's are."""
     source, target = write(tmp_path / "toy.weights", header(), numbers(5).tobytes()), tmp_path / "t.ckpt"
-    options = weights.argument_parser("").parse_args(["--input", str(source), "--output", str(target)])
-    weights.convert(MODEL, options, READERS)
+    weights.convert(MODEL, options("--input", source, "--output", target), READERS)
     network, about = load_network(MODEL, target, MODEL.read_config([], ""))
     assert about["network"]["num_classes"] == 5 and about["input"]["std"] == [1, 1, 1]
     assert same({n: p.asnumpy() for n, p in network.parameters_dict().items()}, by_hand(numbers(5), 5))
