@@ -56,7 +56,7 @@ def test_parameters_tensors_and_arrays_can_be_saved(tmp_path):
 
 def test_read_only_file_is_replaced(tmp_path):
     path = written(tmp_path / "a.ckpt")
-    assert not stat.S_IMODE(path.stat().st_mode) & stat.S_IWUSR
+    path.chmod(0o400)
     written(path, {"x": np.zeros(3, np.float32)}, {"second": True})
     assert load(path)[1] == {"second": True} and names(tmp_path) == ["a.ckpt"]
 

@@ -332,7 +332,7 @@ def test_flag_with_blank_and_with_equals_sign(recipe, key, text, wanted):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "x=", "=", "1e3", "007", "~", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
+    ["", " ", "a b", "x=", "=", "1e3", "007", "a~", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
      "'quoted'", '"', "C:\\x", "*.jpg", "-x y"],
 )  # fmt: skip
 def test_texts_stay_as_they_are(recipe, text):

@@ -470,7 +470,7 @@ class Bench:
         }
 
     def describe(self, spec: dict) -> None:
-        about = {"network": {"name": self.name}, "input": spec, "class_names": None, "batch_size": 3}
+        about = {"network": {"name": self.name, "num_classes": 10}, "input": spec, "class_names": None, "batch_size": 3}
         Path(f"{self.mindir}.json").write_text(json.dumps(about))
 
     def make_data(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -124,6 +125,8 @@ def test_description(weights, tmp_path):
     expected = load(weights)[1]
     for name, more in (("m.mindir", ("MINDIR", 1)), ("m.onnx", ("ONNX", 2))):
         about = json.loads((tmp_path / f"{name}.json").read_text())
+        digest = about.pop("sha256")
+        assert digest == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
         assert about == {**expected, "file_format": more[0], "batch_size": more[1]} and about["class_names"] == NAMES
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from model_utils.checkpoint import EMA_PREFIX, load, save
 from model_utils.errors import DataError, UsageError
 from model_utils.inference import (
+    digest,
     as_arrays,
     description,
     load_model,
@@ -199,7 +200,8 @@ def test_models_that_cannot_be_read(exported, tmp_path, monkeypatch):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
-            shutil.copy(exported / "m.onnx.json", tmp_path / f"{name}.json")
+            about = json.loads((exported / "m.onnx.json").read_text())
+            (tmp_path / f"{name}.json").write_text(json.dumps({**about, "sha256": digest(path)}))
         with pytest.raises(DataError, match=message):
             load_model(MODEL, path, config)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -213,11 +215,11 @@ def test_descriptions_that_cannot_be_used(exported, tmp_path):
     lacking = {key: value for key, value in about.items() if key != "batch_size"}
     for content, message in (
         (None, "cannot be read .*keep the two files together"),
-        ("{", "cannot be read"),
-        ("[1]", "cannot be read"),
-        ("{}", "cannot be read"),
-        (json.dumps({**about, "network": {"name": "resnet"}}), "describes another network than toy"),
-        (json.dumps(lacking), "describes another network than toy"),
+        ("{", "is not JSON"),
+        ("[1]", "does not describe a model"),
+        ("{}", "does not describe a model"),
+        (json.dumps({**about, "network": {"name": "resnet"}}), "is of the network resnet; one of toy"),
+        (json.dumps(lacking), "batch_size is null; an integer"),
     ):
         if content is not None:
             Path(f"{model}.json").write_text(content)

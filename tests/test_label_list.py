@@ -9,6 +9,7 @@ from pathlib import Path
 from model_utils.checkpoint import save
 from model_utils.classification.label_list import label_lines, model_classes, write_list
 from model_utils.errors import DataError, UsageError
+from model_utils.inference import description
 from model_utils.picture_files import find_pictures, result_names
 from toy.model import MODEL
 from toy.programs import run_label_list
@@ -18,7 +19,7 @@ import mindspore as ms
 import pytest
 from PIL import Image
 
-ABOUT = {"network": {"name": "toy"}, "input": {}, "batch_size": 1}
+ABOUT = {**description(MODEL, MODEL.read_config([], ""), None), "batch_size": 1}
 
 
 def write_class_folders(root: Path, *files: str) -> Path:

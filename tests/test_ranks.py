@@ -47,7 +47,7 @@ def test_local_rank(environment, expected):
 
 
 def test_local_rank_that_is_no_number():
-    with pytest.raises(DataError, match="RANK_ID=first: a number is expected"):
+    with pytest.raises(DataError, match="RANK_ID=first: a number of at most nine digits is expected"):
         local_rank({"RANK_SIZE": "2", "RANK_ID": "first"})
 
 
