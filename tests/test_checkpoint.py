@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import stat
 from pathlib import Path
 
 from model_utils import checkpoint

@@ -379,7 +379,7 @@ def test_boolean_flags(recipe):
         ("--dataset_name ../x", ["dataset_name='../x'", "imagenet, cifar10"]),
         ("--names cat,bird", ["names='cat,bird'", "cat, dog, cow"]),
         ("--config_path missing.yaml", ["missing.yaml", "existing YAML file"]),
-        ("--config_path .", ["config_path=.", "cannot be read"]),
+        ("--config_path .", ["config_path=.", "is a folder"]),
     ],
 )
 def test_refused_command_line(recipe, argv, parts):

@@ -325,8 +325,8 @@ def test_class_names(safetensors, tmp_path, capsys):
         ("- [cat]\n", "lines such as"),
         ("", "lines such as"),
         ("- [cat\n", "cannot be read as YAML"),
-        ("- \xff\n", "cannot be read as YAML"),
-        (None, "cannot be read as YAML"),
+        ("- \xff\n", "no text in UTF-8"),
+        (None, "cannot be read: No such file"),
     ],
 )
 def test_wrong_class_names(safetensors, tmp_path, text, message):

@@ -201,7 +201,7 @@ def test_pretrained_weights(straight, digits, tmp_path):
     with pytest.raises(DataError, match="reset_head"):
         call(train, *small_run(digits, tmp_path, **options, pre_trained=True))
     assert call(train, *small_run(digits, tmp_path, **options, pre_trained=True, reset_head=True)) == 0
-    said = r"weights of .*best\.ckpt: 75 loaded, 0 missing, 0 unexpected, 2 wrong_shape"
+    said = r"weights of .*best\.ckpt: 75 loaded, 0 missing, 0 unexpected, 0 wrong_shape, 2 reset"
     assert re.search(said, (tmp_path / "run/train.log").read_text())
 
 

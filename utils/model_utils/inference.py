@@ -152,7 +152,8 @@ def read_description(model: Model, model_path: Path) -> dict[str, Any]:
     path = model_path.with_name(model_path.name + ".json")
     if not path.is_file():
         raise DataError(
-            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read: it is not there; keep the two files together"
+            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read (it is not there); "
+            "keep the two files together"
         )
     about = read_json(path, f"the description of {model_path.name}")
     require_own(model, about, path)
