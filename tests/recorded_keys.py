@@ -53,9 +53,7 @@ def listed_options(main: Callable[[list[str]], object]) -> set[str]:
     return set(re.findall(r"(?m)^  (?:-\w \w+, )?--([\w.]+)", output.getvalue()))
 
 
-def hidden_keys(
-    main: Callable[[list[str]], object], command_lines: Iterable[list[str]], config_class: type
-) -> tuple[set[str], set[str]]:
+def hidden_keys(main: Callable, command_lines: Iterable[list[str]], config_class: type) -> tuple[set[str], set[str]]:
     """The keys that a program reads, called with each of these command lines, and those of them that --help hides."""
     with recorded_keys(config_class) as keys:
         for argv in command_lines:
