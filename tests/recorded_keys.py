@@ -14,9 +14,7 @@ def recorded_keys(config_class: type) -> Iterator[set[str]]:
     """Inside, each key that is read from a configuration is added to the set, by its name in the recipe.
 
     Not counted: the copies that `replace`, `to_dict` and `to_yaml` make, and the question whether there is such a key.
-
-    Args:
-        config_class: model_utils.config.Config, of the package whose programs are called.
+    `config_class` is model_utils.config.Config of the package whose programs are called.
     """
     keys: set[str] = set()
     silent: list[str] = []  # names of the methods that are running and do not count

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 from model_utils import device_adapter, workers
 from model_utils.config import Config
@@ -16,7 +13,6 @@ from model_utils.logger import get_logger
 import mindspore as ms
 import pytest
 
-UTILS = str(Path(__file__).resolve().parents[1] / "utils")
 LAUNCHERS = (
     "MS_WORKER_NUM",
     "DEVICE_NUM",
@@ -141,9 +137,6 @@ def test_mixed_precision_level():
             Device("CPU", 0).amp_level(level)
 
 
-# ---- how graphs are compiled
-
-
 @pytest.fixture
 def contexts(monkeypatch):
     """What was handed to ms.set_context, which cannot take back a level; no device is set."""
@@ -166,24 +159,6 @@ def test_level_of_compilation(contexts, target):
     if target != "Ascend":
         with pytest.raises(UsageError, match=f"jit_level=O2: on {target}, auto, O0, O1 are accepted"):
             device_adapter.init(settings(target, jit_level="O2"))
-
-
-def test_level_is_taken_by_the_framework():
-    """In a process of its own, because a level stays."""
-    code = (
-        "from model_utils import device_adapter\nfrom model_utils.config import Config\nimport mindspore as ms\n"
-        "config = Config({'device_target': 'CPU', 'device_id': 0, 'jit_level': 'O0'})\n"
-        "assert ms.get_context('jit_config') == {}\n"
-        "device_adapter.init(config)\n"
-        "assert ms.get_context('jit_level') == 'O0' and ms.get_context('mode') == ms.GRAPH_MODE\n"
-        "assert ms.nn.ReLU()(ms.Tensor([-1.0, 2.0])).asnumpy().tolist() == [0, 2]\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": UTILS}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-# ---- threads of a data pipeline
 
 
 @pytest.mark.parametrize(

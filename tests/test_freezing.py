@@ -12,14 +12,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, amp, nn, ops
 
-
-@pytest.fixture(autouse=True)
-def eager_mode():
-    """Without compilation, unless a test says otherwise."""
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=before)
+pytestmark = pytest.mark.usefixtures("eager_mode")
 
 
 class Block(nn.Cell):

@@ -16,17 +16,11 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("eager_mode")
+
 RATES = np.array([0.1, 0.3, 0.2], np.float32)
 MOMENTUM, DECAY, FACTOR = 0.9, 0.01, 10.0
 NAMES = ("a.weight", "a.bias", "bn.gamma", "bn.beta", "head.weight", "head.bias")
-
-
-@pytest.fixture(autouse=True)
-def eager_mode():
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
 
 
 def is_head(name: str) -> bool:
@@ -50,9 +44,6 @@ class Bare(nn.Cell):
 def sgd(rates=RATES, factor: float = 1.0, network: nn.Cell | None = None, **options: float) -> nn.Optimizer:
     options = {"momentum": MOMENTUM, "weight_decay": DECAY, **options}
     return momentum_sgd(network or Bare(), rates, head=is_head, head_lr_factor=factor, **options)
-
-
-# ---- groups
 
 
 def layout(groups: list[dict]) -> list[tuple]:
@@ -82,9 +73,6 @@ def test_no_group_is_empty(chosen):
     assert [p.name for p in nn.Momentum(groups, Tensor(RATES), MOMENTUM).parameters] == [p.name for p in given]
 
 
-# ---- what cannot be
-
-
 @pytest.mark.parametrize(
     "options, text",
     [({"factor": 0.0}, "head_lr_factor=0.0: above 0"), ({"factor": float("inf")}, "head_lr_factor=inf: above 0"),
@@ -94,9 +82,6 @@ def test_no_group_is_empty(chosen):
 def test_options_that_cannot_be(options, text):
     with pytest.raises(UsageError, match=f"{text} is accepted"):
         sgd(**options)
-
-
-# ---- updates
 
 
 def momentum_update(state: dict, gradient: np.ndarray, rate: float) -> np.ndarray:
@@ -156,9 +141,6 @@ def test_learning_rates_of_groups_are_no_state(tmp_path):
     assert len(rates) == 3
     for key, value in rates.items():
         np.testing.assert_allclose(value, 0.02 * RATES * (FACTOR if "group" in key else 1), rtol=1e-6)
-
-
-# ---- learning rates, against values that were computed by hand
 
 
 HALF = math.sqrt(0.5)  # cos(pi / 4)

@@ -52,9 +52,6 @@ def flat(rows: list[list[int]]) -> list[int]:
     return [number for row in rows for number in row]
 
 
-# ---- Evaluation ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [1, 2, 7, 23, 30])
 def test_evaluation_shards(size):
     """Each picture on one rank, in order, none twice, whatever the seed; the shares differ by one at most."""
@@ -64,9 +61,6 @@ def test_evaluation_shards(size):
     shards = [flat(rows) for rows in batched]
     assert [shards[number % size][number // size] for number in range(IMAGES)] == list(range(IMAGES))
     assert sum(map(len, shards)) == IMAGES and max(map(len, shards)) - min(map(len, shards)) <= 1
-
-
-# ---- Training --------------------------------------------------------------------------------------------------------
 
 
 def test_an_epoch_of_training():
@@ -161,9 +155,6 @@ def test_types_and_batch_operators():
     assert labels.dtype == images.dtype == np.float32 and labels.shape == (3, IMAGES)
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
     assert all(len(np.unique(image)) > 1 for image in images), "parts of the pictures are erased"
-
-
-# ---- Options and folders ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

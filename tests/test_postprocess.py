@@ -46,9 +46,6 @@ def run(folder: Path, labels: Path, model=PLAIN) -> None:
     postprocess.run(model, command_line(result_path=folder, label_file=labels))
 
 
-# ---- Lines -----------------------------------------------------------------------------------------------------------
-
-
 def test_prints_the_documented_lines(tmp_path, capsys):
     """Lines that all models have, then the template of a model with all its fields; labels without results are told."""
     folder, labels = write_results(tmp_path / "result_Files"), write_labels(tmp_path / "label.txt")
@@ -78,9 +75,6 @@ def test_the_lowest_index_wins_a_tie():
     assert [postprocess.hits(logits, order[place]) for place in (0, 1, 4, 5)] == [
         (True, True), (False, True), (False, True), (False, False)
     ]  # fmt: skip
-
-
-# ---- Label lists -----------------------------------------------------------------------------------------------------
 
 
 def test_labels_with_colons_spaces_mark_and_windows_line_ends(tmp_path):
@@ -139,9 +133,6 @@ def test_label_names_may_carry_the_ending_of_the_picture():
             postprocess.match_labels(names, labels)
 
 
-# ---- Result files ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -170,9 +161,6 @@ def test_folder_without_results_is_refused_with_a_hint(tmp_path):
             postprocess.find_results(tmp_path / name)
     with pytest.raises(UsageError, match="--label_file is missing; give a text file"):
         postprocess.run(PLAIN, ["--result_path", str(tmp_path)])
-
-
-# ---- The label list of class folders --------------------------------------------------------------------------------
 
 
 ABOUT = {"network": {"name": "toy"}, "input": {}, "batch_size": 1}

@@ -141,9 +141,6 @@ def test_nothing_is_read_at_import(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- the log
-
-
 @pytest.fixture(autouse=True)
 def clean_logger():
     yield
@@ -184,9 +181,6 @@ def test_nothing_is_written_twice(tmp_path, name):
     with open(tmp_path / name, "a", encoding="utf-8") as console:
         subprocess.run([sys.executable, "-c", code], stdout=console, cwd=ROOT / "utils/model_utils", check=True)
     assert (tmp_path / name).read_text() == (tmp_path / "train.log").read_text() == "hello\n"
-
-
-# ---- messages on values that are out of range
 
 
 WORDINGS = [

@@ -17,9 +17,6 @@ def place(tmp_path, monkeypatch):
         yield place
 
 
-# ---- which rank this is ----------------------------------------------------------------------------------------------
-
-
 OMPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
         "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "RANK_SIZE": "4"}  # dealt out to two servers in turn  # fmt: skip
 
@@ -43,9 +40,6 @@ def test_local_rank(environment, expected):
 def test_local_rank_that_is_no_number():
     with pytest.raises(DataError, match="RANK_ID=first: a number is expected"):
         local_rank({"RANK_SIZE": "2", "RANK_ID": "first"})
-
-
-# ---- several ranks ---------------------------------------------------------------------------------------------------
 
 
 def test_one_copy_for_all_ranks_and_an_upload_after_the_last(place):

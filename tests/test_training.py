@@ -52,9 +52,6 @@ def copy_states(source: Path, target: Path) -> Path:
     return target
 
 
-# ---- Resumed equals uninterrupted ------------------------------------------------------------------------------------
-
-
 def test_all_options_resume_bit_for_bit_from_the_middle_of_an_epoch(few_digits, tmp_path):
     """Moving average, dynamic loss scale, accumulation, clipping, frozen parts, a factor for the head, evaluation between."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -111,9 +108,6 @@ def test_killed_and_interrupted(few_digits, tmp_path):
     assert place(last(cut)) == "3_20"
     assert_same(last(cut), last(whole))
     assert load(last(cut))[1]["best"] == load(last(whole))[1]["best"]
-
-
-# ---- What goes wrong -------------------------------------------------------------------------------------------------
 
 
 def test_damaged_newest_checkpoint(few_digits, straight, tmp_path):
