@@ -79,10 +79,6 @@ def test_wrong_usage_is_named_and_has_status_2(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_tasks_are_taken_once_and_in_the_given_order():
-    assert benchmark.parse(["--tasks", "input,train,input"]).tasks == ["input", "train"]
-
-
 def test_ratio_is_the_median_over_rounds():
     """The third round met a slow moment of one side only; the second one of both."""
     ours, theirs = side([1, 1, 9], [4, 4], [1]), side([2, 2, 2], [8, 8], [100])

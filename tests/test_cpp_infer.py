@@ -37,12 +37,11 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PLAIN = {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}
 CLASSES = 10
 
-NEEDED = {
-    "C++ compiler": COMPILER,
-    "CMake (pip install cmake)": shutil.which("cmake", path=PATH),
-    "make": shutil.which("make"),
-}
-for name, found in NEEDED.items():
+for name, found in (
+    ("C++ compiler", COMPILER),
+    ("CMake", shutil.which("cmake", path=PATH)),
+    ("make", shutil.which("make")),
+):
     if not found:
         pytest.skip(f"the C++ application cannot be built here: no {name}", allow_module_level=True)
 
@@ -73,9 +72,8 @@ def app_dir(lite_home, tmp_path_factory) -> Path:
 
 def build(folder: Path, lite_home: Path | str, *options: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PATH": PATH, "LITE_HOME": str(lite_home)}
-    return subprocess.run(
-        ["bash", folder / "build.sh", *options], env=environment, capture_output=True, text=True, timeout=300
-    )
+    command = ["bash", folder / "build.sh", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -130,15 +128,12 @@ def photographs() -> dict[str, np.ndarray]:
     from sklearn.datasets import load_digits, load_sample_images
 
     china, flower = load_sample_images().images
-    digit = (load_digits().images[7] * 15.9).astype(np.uint8).repeat(3).reshape(8, 8, 3)
+    cuts = {"flower": flower[:, 100:401], "detail": china[100:197, 200:331], "narrow": flower[:200, :23]}
     return {
         "china": china,
-        "flower": np.ascontiguousarray(flower[:, 100:401]),
-        "detail": np.ascontiguousarray(china[100:197, 200:331]),
         "halved": cv2.resize(flower, (512, 512), interpolation=cv2.INTER_CUBIC),
-        "narrow": np.ascontiguousarray(flower[:200, :23]),
-        "digit": digit,
-        "tiny": np.ascontiguousarray(china[:3, :5]),
+        "digit": (load_digits().images[7] * 15.9).astype(np.uint8).repeat(3).reshape(8, 8, 3),
+        **{name: np.ascontiguousarray(pixels) for name, pixels in {**cuts, "tiny": china[:3, :5]}.items()},
     }
 
 
@@ -146,18 +141,17 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("resize", "crop_ratio", "interpolation", "batch"),
+    ("changes", "batch"),
     [
-        ("shorter_side", 0.875, "bilinear", 1),
-        ("shorter_side", 0.875, "bicubic", 3),
-        ("shorter_side", 0.97, "nearest", 4),
-        ("both_sides", 1.0, "bilinear", 7),
+        ({"crop_ratio": 0.875}, 1),
+        ({"crop_ratio": 0.875, "interpolation": "bicubic"}, 3),
+        ({"crop_ratio": 0.97, "interpolation": "nearest"}, 4),
+        ({"resize": "both_sides"}, 7),
     ],
 )
-def test_the_input_is_that_of_the_evaluation(app, tmp_path, resize, crop_ratio, interpolation, batch):
+def test_the_input_is_that_of_the_evaluation(app, tmp_path, changes, batch):
     places = [save(tmp_path / f"data/{name}.bmp", pixels) for name, pixels in photographs().items()]
-    norm = {"mean": MEAN, "std": STD}
-    spec = small_spec(224, resize=resize, crop_ratio=crop_ratio, interpolation=interpolation, **norm)
+    spec = small_spec(224, mean=MEAN, std=STD, **changes)
     operators = eval_transforms(spec)
     app(model_text("echo", batch=batch, size=224), spec=spec)
     found = results(tmp_path / "run")
@@ -377,16 +371,16 @@ def test_the_application_without_its_stand_ins(lite_home, tmp_path):
     grey = cv2.imencode(".png", pixels[:, :, 0].astype(np.uint16) * 257)[1].tobytes()
     (tmp_path / "data/grey.png").write_bytes(grey)
     (tmp_path / "data/cut.png").write_bytes(grey[: len(grey) // 2])
-    spec = {"height": 224, "width": 224, "resize": "both_sides", "interpolation": "bilinear", **PLAIN}
-    flags = ["--mindir_path", "model.mindir", "--dataset_path", "data", "--device_target=CPU", *spec_flags(spec)]
+    flags = ["--mindir_path", "model.mindir", "--dataset_path", "data", "--device_target=CPU"]
+    flags += spec_flags(small_spec(224, resize="both_sides"))
     run = subprocess.run([folder / "out/main", *flags], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 1 and "1 of 5 pictures" in run.stderr and "cut.png: cannot be decoded" in run.stderr
     for name, values in results(tmp_path).items():
         file = {"grey.bin": "grey.png"}.get(name, name.removesuffix(".bin"))
         picture = cv2.imread(str(tmp_path / "data" / file), cv2.IMREAD_COLOR)[:, :, ::-1]
         expected = cv2.resize(picture, (224, 224)).transpose(2, 0, 1).astype(np.float32) / 255
-        assert np.abs(values.reshape(3, 224, 224) - expected).max() < 3.01 / 255, name
-        assert np.abs(values.reshape(3, 224, 224) - expected).mean() < 1 / 255, name
+        difference = np.abs(values.reshape(3, 224, 224) - expected)
+        assert difference.max() < 3.01 / 255 and difference.mean() < 1 / 255, name
 
 
 # ---- Launchers -------------------------------------------------------------------------------------------------------
@@ -587,21 +581,20 @@ def brightness_model(path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    middles = [(k + 0.5) / CLASSES for k in range(CLASSES)]
+    middles = (np.arange(CLASSES) + 0.5) / CLASSES
+    weights = np.repeat(2 * middles / 3072, 3072)  # -(brightness - middle)^2 without its first term
     nodes = [
-        helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
-        helper.make_node("ReduceMean", ["pooled"], ["brightness"], axes=[1, 2], keepdims=0),
-        helper.make_node("Sub", ["brightness", "middles"], ["distance"]),
-        helper.make_node("Mul", ["distance", "distance"], ["square"]),
-        helper.make_node("Neg", ["square"], ["logits"]),
+        helper.make_node("Flatten", ["images"], ["pixels"]),
+        helper.make_node("Gemm", ["pixels", "weights", "bias"], ["logits"], transB=1),
     ]
     inputs = [helper.make_tensor_value_info("images", kind, [3, 3, 32, 32])]
     outputs = [helper.make_tensor_value_info("logits", kind, [3, CLASSES])]
-    graph = helper.make_graph(
-        nodes, "brightness", inputs, outputs, [helper.make_tensor("middles", kind, [1, CLASSES], middles)]
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    onnx.save(model, str(path))
+    constants = [
+        helper.make_tensor("weights", kind, [CLASSES, 3072], weights),
+        helper.make_tensor("bias", kind, [CLASSES], -(middles**2)),
+    ]
+    graph = helper.make_graph(nodes, "brightness", inputs, outputs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
 
 
 @pytest.mark.parametrize("bench", ["tinydarknet", "cspdarknet53"], indirect=True)
