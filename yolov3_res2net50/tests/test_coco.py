@@ -179,6 +179,8 @@ def test_damaged_images_are_named_unless_told_otherwise(tmp_path):
         read(paths)
     assert str(victim) in str(caught.value)
     read(paths, shard=(0, 2))  # this rank opens the first one only
+    with pytest.raises(DataError, match="1 of . files are not readable"):
+        read(paths, shard=(1, 2))
 
 
 def config(*argv: str):
@@ -203,25 +205,22 @@ def test_data_paths(tmp_path):
 
 
 def test_missing_folders_and_files_are_named_with_both_trees(tmp_path):
-    with pytest.raises(
-        UsageError, match="data_dir is empty; give --data_dir FOLDER, or --img_path FOLDER --annFile FILE"
-    ):
-        data_paths(config(), "val")
-    (tmp_path / "coco").mkdir()
-    with pytest.raises(DataError, match="no folder train2017/ or train2014/ or train/") as caught:
-        data_paths(config("--data_dir", str(tmp_path / "coco")), "train")
-    assert "instances_train2017.json" in str(caught.value) and str(caught.value).endswith("(empty)")
-    with pytest.raises(DataError, match="expected[\\s\\S]*found:[\\s\\S]*coco/"):
-        data_paths(config("--data_dir", str(tmp_path / "nowhere")), "train")
-    (tmp_path / "coco/val2017").mkdir()
-    with pytest.raises(
-        DataError, match="there is no annotation file .*instances_val2017.json; give one with --annFile"
-    ):
-        data_paths(config("--data_dir", str(tmp_path / "coco")), "val")
-    with pytest.raises(DataError, match="train_annFile=none.json is not a file"):
-        data_paths(config("--train_img_dir", str(tmp_path), "--train_annFile", "none.json"), "train")
-    with pytest.raises(DataError, match="img_path=.*gone is not a folder"):
-        data_paths(config("--data_dir", str(tmp_path), "--img_path", str(tmp_path / "gone")), "val")
+    coco, folder = str(tmp_path / "coco"), str(tmp_path)
+    (tmp_path / "coco/val2017").mkdir(parents=True)
+    empty = "data_dir is empty; give --data_dir FOLDER, or --img_path FOLDER --annFile FILE"
+    for error, message, split, argv in (
+        (UsageError, empty, "val", []),
+        (DataError, "no folder train2017/ or train2014/ or train/[\\s\\S]*instances_train2017.json", "train",
+         ["--data_dir", coco]),
+        (DataError, "expected[\\s\\S]*found:[\\s\\S]*coco/", "train", ["--data_dir", str(tmp_path / "nowhere")]),
+        (DataError, "there is no annotation file .*instances_val2017.json; give one with --annFile", "val",
+         ["--data_dir", coco]),
+        (DataError, "train_annFile=none.json is not a file", "train",
+         ["--train_img_dir", folder, "--train_annFile", "none.json"]),
+        (DataError, "img_path=.*gone is not a folder", "val", ["--data_dir", folder, "--img_path", f"{folder}/gone"]),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            data_paths(config(*argv), split)
 
 
 # ---- Pictures --------------------------------------------------------------------------------------------------------

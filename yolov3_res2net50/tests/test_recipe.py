@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import mindspore_hub_conf as hub
 import train
@@ -231,29 +230,19 @@ def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monke
     assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
 
 
-def of_training(data: Path, folder: Path, content: dict | str) -> Path:
-    """The data set with another training annotation file."""
-    shutil.copytree(data, folder)
-    text = content if isinstance(content, str) else json.dumps(content)
-    (folder / "annotations/instances_train2017.json").write_text(text)
-    return folder
-
-
 def test_data_sets_with_a_fault(few_digits, tmp_path):
-    content = json.loads((few_digits / "annotations/instances_train2017.json").read_text())
-    gone = [{**row, "file_name": f"gone_{row['id']}.jpg"} if row["id"] in (3, 11) else row for row in content["images"]]
-    missing = of_training(few_digits, tmp_path / "missing", {**content, "images": gone})
-    keypoints = of_training(few_digits, tmp_path / "other", {"info": {}, "licenses": []})
-    broken = of_training(few_digits, tmp_path / "broken", '{"images": [')
-    damaged = of_training(few_digits, tmp_path / "damaged", content)
+    """test_coco.py has all faults."""
+    file, damaged, missing = "annotations/instances_train2017.json", tmp_path / "damaged", tmp_path / "missing"
+    for folder in (damaged, missing):
+        shutil.copytree(few_digits, folder)
     picture = next((damaged / "train2017").glob("*07.jpg"))
     picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    content = json.loads((few_digits / file).read_text())
+    gone = [{**row, "file_name": f"gone_{row['id']}.jpg"} if row["id"] in (3, 11) else row for row in content["images"]]
+    (missing / file).write_text(json.dumps({**content, "images": gone}))
     cases = [
         (DataError, r"(?s)2 of 16 images .*gone_3\.jpg\n.*gone_11\.jpg", missing, {}),
-        (DataError, r"is not a COCO file: there is no 'images' \(found: info, licenses\)", keypoints, {}),
-        (DataError, r"instances_train2017\.json is not JSON", broken, {}),
         (DataError, r"07\.jpg", damaged, {}),
-        (DataError, r"(?s)no folder train2017/.*expected.*found", tmp_path, {}),
         (DataError, r"0 steps per epoch: 16 images", few_digits, {"per_batch_size": 32}),
         (DataError, r"10 classes, more than num_classes=7", few_digits, {"num_classes": 7}),
         (UsageError, r"data_dir is empty; give --data_dir FOLDER", "", {}),
