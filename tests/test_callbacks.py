@@ -11,27 +11,22 @@ from model_utils import checkpoint
 from model_utils.callbacks import Evaluate, Interrupt, SaveCheckpoint
 from model_utils.checkpoint import CheckpointFolder
 from model_utils.errors import UsageError
-from model_utils.logger import get_logger
 from model_utils.progress import Position
 from small_run import CPU, STEPS, Run, interrupt_now
 
-import mindspore as ms
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("graph_mode", "programs")
+
 
 @pytest.fixture(autouse=True)
-def surroundings():
-    """Graph mode, as in the programs; signal handlers and logger as they were."""
-    mode, handlers = ms.get_context("mode"), {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    ms.set_context(mode=ms.GRAPH_MODE)
+def same_handlers():
+    """Of signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    ms.set_context(mode=mode)
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for handler in list(get_logger().handlers):
-        get_logger().removeHandler(handler)
-        handler.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +35,6 @@ def straight(tmp_path_factory):
     run = Run(tmp_path_factory.mktemp("straight"), epochs=3)
     assert run.train() == 0
     return SimpleNamespace(losses=run.curve(), state=run.state())
-
-
-# ---- checkpoints and resume
 
 
 @pytest.mark.parametrize("interval, saved", [(1, ["1_5", "2_5", "3_5"]), (2, ["2_5", "3_5"]), (5, ["3_5"])])
@@ -98,9 +90,6 @@ def test_checkpoints_after_steps(tmp_path):
     assert (metadata["epoch"], metadata["step"]) == (2, 3), "the state counts from the start of the epoch"
     folder.set_aside_after(metadata)
     assert [path.stem for path in folder.files()] == ["net-1_4", "net-2_8"]
-
-
-# ---- signals
 
 
 def test_second_signal_ends_at_once(tmp_path, monkeypatch):
@@ -160,9 +149,6 @@ def test_interrupt_outside_the_main_thread():
     thread.start()
     thread.join()
     assert statuses == [0] and signal.getsignal(signal.SIGINT) == before
-
-
-# ---- evaluation
 
 
 def test_best_is_kept(tmp_path):

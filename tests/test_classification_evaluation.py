@@ -1,4 +1,4 @@
-"""Evaluation counts every image once and equals a hand count on each; which output is which class."""
+"""Evaluation counts every image once and equals a hand count; which output is which class; the loss of the training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from model_utils.classification.evaluation import (
     match_classes,
 )
 from model_utils.classification.infer import read_picture
+from model_utils.classification.loss import smoothed_cross_entropy
 from model_utils.classification.transforms import eval_transforms
 from model_utils.device_adapter import Device
 from model_utils.errors import DataError, UsageError
@@ -30,6 +31,7 @@ from toy_runs import command_line
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import Tensor
 
 pytestmark = pytest.mark.usefixtures("programs")
 CPU = Device("CPU", 0)
@@ -72,7 +74,7 @@ def test_equals_a_hand_count_on_every_picture(toy_state, few_digits, tmp_path, b
         picture = read_picture(path)
         for operator in eval_transforms(about["input"]):
             picture = operator(picture)
-        logits = network(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
+        logits = network(Tensor(picture[None])).asnumpy()[0].astype(np.float64)
         label = CLASSES.index(path.parent.name)
         top_1 += int(logits.argmax()) == label
         top_5 += int((logits > logits[label]).sum()) < 5
@@ -118,7 +120,7 @@ def test_outputs_that_are_not_finite(toy_state, few_digits, tmp_path, value):
     with pytest.raises(DataError, match="outputs are not finite; give another checkpoint"):
         count([[0, 1], [0, value]], [0, 0], 2)
     parameters, about = load(toy_state)
-    parameters["body.conv.weight"].set_data(ms.Tensor(np.full(parameters["body.conv.weight"].shape, value, np.float32)))
+    parameters["body.conv.weight"].set_data(Tensor(np.full(parameters["body.conv.weight"].shape, value, np.float32)))
     save(tmp_path / "bad.ckpt", parameters, {key: about[key] for key in ("network", "input", "class_names")})
     with pytest.raises(DataError, match="not finite"):
         run_eval(options(tmp_path / "bad.ckpt", few_digits / "val", tmp_path))
@@ -289,3 +291,58 @@ def test_dry_run(few_digits, toy_state, tmp_path):
     (tmp_path / "val/0/a.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"val/0/a\.jpg"):
         run_eval(options(toy_state, tmp_path / "val", tmp_path, dry_run=True, check_images=False))
+
+
+# ---- The loss of the training, value and gradient, against float64 arithmetic -----------------------------------------
+
+
+def exact(logits: np.ndarray, targets: np.ndarray, factor: float) -> tuple[float, np.ndarray]:
+    """Loss and gradient by the logits; `targets` are distributions (N, classes) before the smoothing."""
+    count, classes = logits.shape
+    smoothed = (1 - factor) * targets + (factor / (classes - 1) * (1 - targets) if classes > 1 else 0)
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_scores = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    gradient = (np.exp(log_scores) * smoothed.sum(1, keepdims=True) - smoothed) / count
+    return -(smoothed * log_scores).sum(1).mean(), gradient
+
+
+def agree(cell, logits, labels, targets, factor) -> None:
+    loss, gradient = ms.value_and_grad(lambda x: cell(x, Tensor(labels)), 0)(Tensor(logits))
+    assert loss.shape == () and loss.dtype == ms.float32
+    wanted, wanted_gradient = exact(logits, targets, factor)
+    assert float(loss.asnumpy()) == pytest.approx(wanted, rel=1e-5)
+    np.testing.assert_allclose(gradient.asnumpy(), wanted_gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("eager_mode")
+@pytest.mark.parametrize("classes, factor", [(7, 0.0), (7, 0.1), (7, 6 / 7), (2, 0.5), (1000, 0.1)])
+@pytest.mark.parametrize("size", [1.0, 30.0])
+def test_class_indices(classes, factor, size):
+    random = np.random.default_rng(1)
+    logits = (random.normal(size=(6, classes)) * size).astype(np.float32)
+    labels = random.integers(0, classes, 6).astype(np.int32)
+    agree(smoothed_cross_entropy(classes, factor), logits, labels, np.eye(classes)[labels], factor)
+
+
+@pytest.mark.usefixtures("eager_mode")
+@pytest.mark.parametrize("factor", [0.0, 0.8])
+def test_labels_that_are_distributions(factor):
+    """As MixUp and CutMix give them: they are smoothed in the same way as one-hot ones."""
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(6, 5)).astype(np.float32)
+    labels = random.dirichlet(np.ones(5), 6).astype(np.float32)
+    agree(smoothed_cross_entropy(5, factor), logits, labels, labels.astype(np.float64), factor)
+
+
+@pytest.mark.usefixtures("eager_mode")
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_one_class_has_no_smoothing(factor):
+    logits, labels = np.float32([[2.0], [-3.0]]), np.int32([0, 0])
+    agree(smoothed_cross_entropy(1, factor), logits, labels, np.ones((2, 1)), 0.0)
+
+
+@pytest.mark.parametrize("classes, factor", [(3, 0.67), (10, 1.0), (10, -0.1), (10, math.nan)])
+def test_factors_that_cannot_be(classes, factor):
+    with pytest.raises(UsageError) as caught:
+        smoothed_cross_entropy(classes, factor)
+    assert str(caught.value) == f"label_smooth_factor={factor}: 0 to (classes - 1) / classes is accepted"

@@ -65,9 +65,6 @@ def agree(result: np.ndarray, expected: np.ndarray) -> bool:
     return np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-# ---- The same function -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     "file_format, fold_bn, batch_size",
@@ -104,9 +101,6 @@ def test_the_moving_average_is_exported(toy_state, tmp_path):
         found.append(load_model(MODEL, tmp_path / "m.mindir", CONFIG)[0](pictures(1, 3))[0])
     network, _ = load_network(MODEL, toy_state, CONFIG, use_ema=True)
     assert agree(found[1], network(ms.Tensor(pictures(1, 3))).asnumpy()) and not agree(*found)
-
-
-# ---- Files -----------------------------------------------------------------------------------------------------------
 
 
 def test_names(weights, tmp_path, monkeypatch):
@@ -177,9 +171,6 @@ def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# ---- The function of the framework -----------------------------------------------------------------------------------
-
-
 def test_onnx_with_and_without_a_function_of_its_own(weights, tmp_path, monkeypatch):
     """`mindspore.export` will lose the format; it is asked only where there is no other, as in MindSpore 2.7.0."""
     calls, modern = [], exporting.ms.onnx.export
@@ -205,9 +196,6 @@ def test_no_function_that_the_framework_warns_of(weights, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and f"exported: {tmp_path}/m.onnx\n" in output, output
     assert "deprecat" not in output.lower() and "WARNING" not in output
-
-
-# ---- Refused before the work -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

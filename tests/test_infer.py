@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from model_utils.checkpoint import save
+from model_utils.classification import annotate as annotating
 from model_utils.classification import infer
+from model_utils.classification.annotate import annotate, readable_size
 from model_utils.classification.evaluation import evaluate
 from model_utils.classification.transforms import eval_transforms
 from model_utils.device_adapter import Device
@@ -315,3 +317,66 @@ def test_folders_of_the_pictures_and_the_model_are_not_moved_aside(checkpoint, p
 def test_dry_run_writes_nothing(checkpoint, pictures, tmp_path, capsys):
     run_infer(command_line(model_file=checkpoint, input=pictures, output_dir=tmp_path / "out", dry_run=True))
     assert "none of the 5 picture(s) was classified" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+# ---- Pictures with their classes below them --------------------------------------------------------------------------
+
+GREY = (90, 120, 90)
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def entries(**scores: float) -> list[dict]:
+    return [{"class_name": name, "score": score} for name, score in scores.items()]
+
+
+@pytest.mark.parametrize(
+    "size, shown",
+    [((32, 32), (320, 320)), ((7, 300), (14, 600)), ((3000, 1500), (1280, 640)), ((640, 480), (640, 480)),
+     ((1, 5000), (1, 1280)), ((320, 1), (320, 1))],
+)  # fmt: skip
+def test_readable_size(size, shown):
+    """Small pictures are enlarged by a whole factor, which keeps their pixels sharp; large ones get smaller."""
+    values = picture(*size)
+    values[0, 0] = (255, 0, 0)
+    found, factor = readable_size(values), shown[0] // size[0]
+    assert found.size == shown
+    if factor > 1:
+        assert (np.asarray(found)[:factor, :factor] == (255, 0, 0)).all() and found.getpixel((factor, factor)) == GREY
+
+
+@pytest.mark.parametrize("size, width", [((32, 32), 320), ((100, 30), 400), ((7, 300), 320), ((3000, 1500), 1280)])
+def test_text_is_on_the_picture(size, width):
+    """Name and score of each class, nothing at the edges, the picture above in the middle."""
+    shown = readable_size(picture(*size))
+    canvas = annotate(shown, entries(flower=0.9, temple=0.1, **{NAMES[2]: 0.0}))
+    assert canvas.width == width and canvas.height >= shown.height + 3 * 14
+    assert canvas.getpixel((canvas.width // 2, shown.height // 2)) == GREY
+    text = np.asarray(canvas)[shown.height :, :, :].min(axis=2) > 200
+    assert text[:, : canvas.width // 2].any() and text[:, -canvas.width // 4 :].any()
+    assert not text[:, :5].any() and not text[:, -5:].any()
+
+
+def colours(canvas, colour) -> np.ndarray:
+    """Where a canvas below a picture of 320 pixels has this colour."""
+    return (np.asarray(canvas)[320:] == colour).all(axis=2)
+
+
+def test_bars_and_rows():
+    """As long as the score; the first one has a colour of its own; no more than five classes are written."""
+    shown = readable_size(picture(320, 320))
+    short, long = (annotate(shown, entries(**{"": score, "b": 0.5})) for score in (0.25, 0.75))
+    lengths = [colours(canvas, annotating.FIRST_BAR).any(axis=0).sum() for canvas in (short, long)]
+    assert lengths[1] - lengths[0] == pytest.approx(0.5 * (320 - 28), abs=2)
+    first, other = (colours(long, bar).any(axis=1).nonzero()[0] for bar in (annotating.FIRST_BAR, annotating.OTHER_BAR))
+    assert first.max() < other.min()
+    heights = [annotate(shown, entries(**dict.fromkeys("123456789"[:count], 0.1))).height for count in (1, 4, 5, 9)]
+    assert heights[0] < heights[1] < heights[2] == heights[3]
+
+
+def test_long_names_are_shortened():
+    """The longest text that fits; a name that fits stays whole."""
+    for name, width, wanted in (("12345678", 8, "12345678"), ("123456789", 8, "12345..."), ("123456789", 0, "...")):
+        assert annotating._shortened(name, lambda text, width=width: len(text) <= width) == wanted

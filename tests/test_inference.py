@@ -58,9 +58,6 @@ def exported(programs, weights, tmp_path_factory) -> Path:
     return folder
 
 
-# ---- A checkpoint ----------------------------------------------------------------------------------------------------
-
-
 def test_the_description_and_the_weights_are_those_of_the_file(weights):
     network, about = load_network(MODEL, weights, read())
     stored, of_the_file = load(weights)
@@ -123,9 +120,6 @@ def test_options_that_contradict_the_file(weights, exported, key):
     load_network(MODEL, weights, read(**{key: ",".join(map(str, value)) if isinstance(value, list) else value}))
 
 
-# ---- Batches and outputs ---------------------------------------------------------------------------------------------
-
-
 def test_a_short_batch_is_padded():
     shapes = []
 
@@ -145,9 +139,6 @@ def test_outputs_are_float32():
     for outputs in (half, (half,), [half]):
         (array,) = as_arrays(outputs)
         assert array.dtype == np.float32 and array == 1.5
-
-
-# ---- Exported models -------------------------------------------------------------------------------------------------
 
 
 def test_all_formats_give_the_same(weights, exported):

@@ -282,7 +282,7 @@ import os, sys, time
 if sys.argv[1] == "-c":
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
-cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+cores = len(os.sched_getaffinity(0))
 print("rank", rank, "of", os.environ["OMPI_COMM_WORLD_SIZE"], "on", cores, "cores", os.getpid(), flush=True)
 print("DEVICE_ID" in os.environ, sys.argv[1], file=sys.stderr, flush=True)
 if rank == int(os.environ.get("BAD_RANK", "-1")):
@@ -304,14 +304,11 @@ def start_mpirun(tmp_path):
 
     def run(**environment):
         path = f"{tmp_path / 'bin'}{os.pathsep}{Path(MPIRUN).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "LAUNCHER": "mpirun", "DEVICE_ID": "6", "LAUNCH_KILL_SECONDS": "1"}
         # More ranks than cores are refused by default.
-        variables = {"PATH": path, "LAUNCHER": "mpirun", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-                     "OMPI_MCA_rmaps_base_oversubscribe": "1", "DEVICE_ID": "6",
-                     "LAUNCH_KILL_SECONDS": "1"}  # fmt: skip
-        return subprocess.run(
-            ["bash", str(MPI_LAUNCHER), "3", "--wait"], env={**os.environ, **variables, **environment}, cwd=tmp_path,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+        many = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+        command, variables = ["bash", str(MPI_LAUNCHER), "3", "--wait"], {**os.environ, **own, **many, **environment}
+        return subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     return run
 
@@ -326,9 +323,8 @@ def logs(folder):
 def test_every_rank_of_mpirun_has_its_number_all_cores_and_a_log(start_mpirun, tmp_path):
     result = start_mpirun(SECONDS_TO_LIVE="0.2")
     assert result.returncode == 0, result.stdout + result.stderr
-    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0)
     for rank, words in enumerate(logs(tmp_path)):
-        assert words[:7] == ["rank", str(rank), "of", "3", "on", cores, "cores"]
+        assert words[:7] == ["rank", str(rank), "of", "3", "on", str(len(CORES)), "cores"]
         assert words[8:] == ["False", "train.py"]
 
 

@@ -66,6 +66,7 @@ def assert_kept(bench: Bench, used: str, renamed: str, script: str, *arguments: 
         (["--file", "run/a.ckpt"], "run/a.ckpt"),
         (["--file={caller}/run/a.ckpt"], "run/a.ckpt"),
         (["--file", "../some where/run/a.ckpt"], "../some where/run/a.ckpt"),
+        (["--files=x,run/a.ckpt"], "run/a.ckpt"),
         (["--files", "x", "run/a.ckpt"], "run/a.ckpt"),
         (["--run_dir", "x", "--file", "run/a.ckpt"], "run/a.ckpt"),
         (["--resume=", "--file", "run"], "run"),

@@ -18,16 +18,9 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("eager_mode")
+
 GRAPH, EAGER = ms.GRAPH_MODE, ms.PYNATIVE_MODE  # programs run in graph mode; eager mode needs no compilation
-
-
-@pytest.fixture(autouse=True)
-def eager_mode():
-    """Unless a test says otherwise."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=EAGER)
-    yield
-    ms.set_context(mode=mode)
 
 
 class Weighted(nn.Cell):

@@ -27,9 +27,6 @@ def touch(folder: Path, *names: str) -> Path:
     return folder
 
 
-# ---- Which pictures --------------------------------------------------------------------------------------------------
-
-
 def test_a_file_a_folder_and_patterns(tmp_path, monkeypatch):
     everything = ["flower/1.jpg", "flower/2.x.png", "temple/1.jpg", "temple/3.bmp", "temple/4.JPG", "temple/deep/5.jPg"]
     touch(tmp_path, *everything, "a[1].jpg", "b*.txt")
@@ -95,9 +92,6 @@ def test_no_pictures(tmp_path, monkeypatch, source, message):
         find_pictures(source)
 
 
-# ---- Where results go ------------------------------------------------------------------------------------------------
-
-
 def test_folders_in_use_are_refused(tmp_path, monkeypatch):
     """Renaming them would move a picture, the model, the program or the user's place."""
     touch(tmp_path, "here/file", "in/temple/1.jpg", "model/m.onnx", "home/x")
@@ -131,9 +125,6 @@ def test_a_fresh_folder(tmp_path, monkeypatch, notices):
     touch(tmp_path, "file")
     with pytest.raises(DataError, match="output_dir=.*file/out cannot be made: .*; give another folder"):
         fresh_folder(tmp_path / "file" / "out")
-
-
-# ---- Names -----------------------------------------------------------------------------------------------------------
 
 
 def paths(*names: str) -> list[PurePath]:

@@ -15,20 +15,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-
-@pytest.fixture(autouse=True)
-def surroundings():
-    """Graph mode, as in the programs; the logger as it was."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=mode)
-    for handler in list(get_logger().handlers):
-        get_logger().removeHandler(handler)
-        handler.close()
-
-
-# ---- lines and curves
+pytestmark = pytest.mark.usefixtures("graph_mode", "programs")
 
 
 def test_documented_lines(tmp_path):
@@ -154,9 +141,6 @@ def test_fields_of_the_documented_lines(monkeypatch):
     ]  # fmt: skip
     assert [text for text in found if "#" in text] == ["2#10#1.5#20#400#T"]
     assert [module._duration(seconds) for seconds in (0, 59.9, 360061)] == ["0:00:00", "0:00:59", "100:01:01"]
-
-
-# ---- a loss that is not finite
 
 
 @pytest.mark.parametrize(

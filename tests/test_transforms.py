@@ -54,9 +54,6 @@ def drawn(operators, pictures: np.ndarray) -> list[np.ndarray]:
     return [image for (image,) in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)]
 
 
-# ---- The input of the network ----------------------------------------------------------------------------------------
-
-
 def test_description_of_the_input():
     assert classifier_input(**SPEC) == {
         "height": 32, "width": 32, "resize": "shorter_side", "crop_ratio": 0.8, "interpolation": "bilinear",
@@ -125,9 +122,6 @@ def test_both_sides():
     np.testing.assert_allclose(apply(eval_transforms(spec), np.asarray(image)), wanted, atol=1e-5)
     picture = RANDOM.randint(0, 256, (4, 5, 3)).astype(np.uint8)
     np.testing.assert_allclose(apply(to_input(SPEC), picture), normalized(picture), atol=1e-6)
-
-
-# ---- Augmentation of single pictures ---------------------------------------------------------------------------------
 
 
 def test_random_crop():
@@ -209,9 +203,6 @@ def test_random_erasing():
     assert 8 <= sum((image != 7).any() for image in found) <= 32
 
 
-# ---- Augmentation of batches -----------------------------------------------------------------------------------------
-
-
 def batches(operators) -> tuple[np.ndarray, np.ndarray]:
     """Eight pictures, each of one value, with their one-hot labels, in a batch to which the operators were applied."""
     ds.config.set_seed(3)
@@ -238,9 +229,6 @@ def test_cutmix():
     assert all(len(np.unique(image)) <= 2 for image in images) and (labels.max(axis=1) < 1).any()
     images, labels = batches(mix_batches(0, 1.0, 0.0))
     assert (labels.max(axis=1) == 1).all(), "a probability of 0 changes nothing"
-
-
-# ---- What is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
