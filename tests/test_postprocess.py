@@ -11,6 +11,7 @@ from model_utils.checkpoint import save
 from model_utils.classification import postprocess
 from model_utils.classification.label_list import label_lines, model_classes, write_list
 from model_utils.errors import DataError, UsageError
+from model_utils.inference import description
 from model_utils.model import Lines
 from toy.model import MODEL
 from toy.programs import run_label_list
@@ -163,7 +164,7 @@ def test_folder_without_results_is_refused_with_a_hint(tmp_path):
         postprocess.run(PLAIN, ["--result_path", str(tmp_path)])
 
 
-ABOUT = {"network": {"name": "toy"}, "input": {}, "batch_size": 1}
+ABOUT = {**description(MODEL, MODEL.read_config([], ""), None), "batch_size": 1}
 
 
 def write_class_folders(root: Path, *files: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from src.fine_tuning import scale_features
 from src.lr_scheduler import get_lr
 from src.model_utils import device_adapter, moxing_adapter, program
 from src.model_utils.classification.loss import smoothed_cross_entropy
@@ -27,6 +28,13 @@ def main(argv: list[str] | None = None) -> int:
         data = find_data(MODEL, config, device)
         pretrained_path = config.checkpoint_path if config.pre_trained else ""
         config, about, network = create_network(MODEL, config, data.class_names, pretrained_path)
+        if pretrained_path:
+            (images, _) = next(
+                MODEL.create_dataset(config, "train", device, data.class_names).create_tuple_iterator(
+                    num_epochs=1, output_numpy=True
+                )
+            )
+            scale_features(network, images, device, has_new_head=config.reset_head)
         smoothing = config.label_smooth_factor if config.use_label_smooth else 0.0
         loss_fn = smoothed_cross_entropy(config.num_classes, smoothing)
         learning_rates = get_lr(config, data.steps_per_epoch)

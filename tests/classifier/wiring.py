@@ -224,7 +224,7 @@ class Programs:
             call(train, *small_run(data, tmp_path, **options))
         options["reset_head"] = True
         assert call(train, *small_run(data, tmp_path, **options)) == 0
-        said = rf"weights of {path}: {len(contents(path)) - 2} loaded, 0 missing, 0 unexpected, 2 wrong_shape"
+        said = rf"weights of {path}: {len(contents(path)) - 2} loaded, 0 missing, 0 unexpected, 0 wrong_shape, 2 reset"
         assert said in (tmp_path / "run/train.log").read_text()
         for key, value in [pair.split("=") for pair in self.CONTRADICTIONS]:
             with pytest.raises(UsageError, match=f"{key} {value} contradicts"):
