@@ -25,12 +25,12 @@ class _Features(nn.Cell):
     """(N, 3, H, W) images to the mean over their features' squares, a number."""
 
     def __init__(self, network: TinyDarkNet):
-        super().__init__()
-        self.layers = nn.CellList(network.layers[:-1])
+        super().__init__(auto_prefix=False)  # the parameters keep their names
+        self.network = network
 
     def construct(self, images):
         x = images
-        for layer in self.layers:
+        for layer in self.network.layers[:-1]:
             x = layer(x)
         return x.mean((2, 3)).square().mean()
 

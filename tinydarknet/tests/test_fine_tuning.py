@@ -25,6 +25,7 @@ def network(size: float, **options):
 
 @pytest.fixture(autouse=True)
 def eager():
+    """Graphs would take longer to compile than the tests take."""
     mode = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     yield
@@ -48,6 +49,16 @@ def test_large_features(size, legacy):
     assert 0.5 <= mean_square(net) <= 2.0 or divisor == 1.0
     assert np.array_equal(net(ms.Tensor(IMAGES)).asnumpy(), outputs)
     assert not net.training
+
+
+def test_in_a_graph():
+    """As a training has it; names and modes stay."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    net = network(60.0).set_train()
+    names = list(net.parameters_dict())
+    assert scale_features(net, IMAGES, CPU, has_new_head=True) > 1
+    assert list(net.parameters_dict()) == names == [p.name for p in net.get_parameters()]
+    assert all(cell.training for _, cell in net.cells_and_names())
 
 
 def test_a_new_head_sees_the_divided_features():
