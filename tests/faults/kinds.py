@@ -186,8 +186,10 @@ def image_folder(folder: Path) -> Path:
     return folder / "data"
 
 
-NAMES_OF_FILES = ("x.jpg", ".x.jpg", "x.JPG", "x", "Thumbs.db", "._x.jpg", ".DS_Store", "a b.png", "ü.jpg", "u\u0308.jpg",
-                  "x.gif", "@eaDir", "__MACOSX", " ", "x\n.jpg", "x.jpg ", "-x.jpg", "#.jpg", "%20.jpg", "ehthumbs.db", b"\xff.jpg")  # fmt: skip
+NAMES_OF_FILES = (
+    "x.jpg", ".x.jpg", "x.JPG", "x", "Thumbs.db", "._x.jpg", ".DS_Store", "a b.png", "ü.jpg", "u\u0308.jpg", "x.gif", " ",
+    "@eaDir", "__MACOSX", "x\n.jpg", "x.jpg ", "-x.jpg", "#.jpg", "%20.jpg", "ehthumbs.db", b"\xff.jpg",
+)  # fmt: skip
 
 
 def damage_folder(root: Path, folder: Path, draw: random.Random) -> Path:
