@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def outcome(monkeypatch, capsys):
     return outcome
 
 
+MINDDATA = "Exception thrown from dataset pipeline. Refer to 'Dataset Pipeline Error Message'.\n\n"
+DAMAGED = "a/b.jpg cannot be used: decode failed; mend it or remove it from the data set\n"
+NO_TEXT = (
+    "a text or file name cannot be read or written: 'utf-8' codec can't decode byte 0xff in position 0: invalid start "
+    "byte; save texts as UTF-8 and rename such files\n"
+)
+LESS = "; lower the batch size or num_parallel_workers, or use a smaller input or network\n"
+
+
 def raiser(error):
     def action():
         raise error
@@ -51,12 +61,30 @@ def raiser(error):
         (UsageError("wrong flag"), 2, "error: wrong flag\n"),
         (DataError("wrong file"), 1, "error: wrong file\n"),
         (PermissionError(13, "Permission denied", "/x"), 1, "error: [Errno 13] Permission denied: '/x'\n"),
+        (
+            OSError(28, "No space left on device", "a", 0, "b"),
+            1,
+            "error: [Errno 28] No space left on device: 'a' -> 'b'\n",
+        ),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), 1, f"error: {NO_TEXT}"),
+        (RuntimeError(MINDDATA + "[ERROR] the data file is: a/b.jpg. decode failed.\n\n"), 1, f"error: {DAMAGED}"),
+        (RuntimeError(MINDDATA + "[ERROR] no space left.\n"), 1, "error: data set: no space left.\n"),
+        (MemoryError(), 1, f"error: not enough memory{LESS}"),
+        (MemoryError("Unable to allocate 4 GiB"), 1, f"error: not enough memory: Unable to allocate 4 GiB{LESS}"),
+        (
+            RuntimeError("Memory not enough: x.\n\n- C++ Call Stack"),
+            1,
+            f"error: not enough memory: Memory not enough: x{LESS}",
+        ),
+        (RuntimeError("Device(id:0) memory isn't enough and alloc failed"), 1, None),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (SystemExit(7), 7, ""),
     ],
 )
 def test_exit_status(outcome, error, status, text):
-    assert outcome(raiser(error)) == (status, text)
+    found, line = outcome(raiser(error))
+    assert found == status and line.count("\n") <= 1
+    assert text is None or line == text
 
 
 @pytest.mark.parametrize("value, status", [(None, None), (0, 0), (130, 130)])
@@ -64,9 +92,12 @@ def test_status_of_the_program_is_kept(outcome, value, status):
     assert outcome(lambda: value) == (status, "")
 
 
-def test_a_bug_is_not_hidden():
-    with pytest.raises(ZeroDivisionError):
-        program.run(lambda: 1 // 0)
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), KeyError("x"), RuntimeError("x"), RecursionError(), ValueError("x")]
+)
+def test_a_bug_is_not_hidden(error):
+    with pytest.raises(type(error)):
+        program.run(raiser(error))
 
 
 @pytest.mark.parametrize(
@@ -141,3 +172,54 @@ def test_nothing_is_read_at_import(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- The programs of the toy model -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken_data(few_digits, tmp_path):
+    """A data set of which each picture begins as a JPEG and is none, which the quick checks do not open."""
+    folder = tmp_path / "data"
+    shutil.copytree(few_digits, folder)
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"\xff\xd8\xff\xe0" + bytes(200))
+    return folder
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("name", ["train", "eval"])
+def test_damaged_data_is_one_line_in_each_program_that_reads_it(outcome, broken_data, toy_state, tmp_path, name):
+    from toy import programs
+    from toy_runs import small_run
+
+    options = small_run(broken_data, tmp_path, check_images=False, checkpoint_path=toy_state)
+    status, text = outcome(lambda: getattr(programs, f"run_{name}")(options))
+    assert status == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+    assert ".jpg cannot be used" in text
+
+
+READERS = {  # what each program reads first with
+    "train": "toy.model.check_image_folder",
+    "eval": "model_utils.checkpoint.load",
+    "export": "model_utils.checkpoint.load",
+    "infer": "model_utils.checkpoint.load",
+    "postprocess": "model_utils.classification.postprocess.find_results",
+    "label_list": "model_utils.classification.label_list.check_image_folder",
+}
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("error", [MemoryError(), PermissionError(13, "Permission denied", "/x"), UnicodeError("x")])
+@pytest.mark.parametrize("name", READERS)
+def test_each_program_ends_with_one_line(outcome, monkeypatch, few_digits, tmp_path, name, error):
+    from toy import programs
+    from toy_runs import command_line, small_run
+
+    monkeypatch.setattr(READERS[name], lambda *_, **__: raiser(error)())
+    (tmp_path / "m.ckpt").touch()
+    files = {"model_file": tmp_path / "m.ckpt", "checkpoint_path": tmp_path / "m.ckpt", "label_file": tmp_path / "list"}
+    options = command_line(**files, input=few_digits / "val", output_dir=tmp_path / "out", file_name=tmp_path / "m")
+    argv = [*small_run(few_digits, tmp_path), *options]
+    status, text = outcome(lambda: getattr(programs, f"run_{name}")(argv))
+    assert status == 1 and text.startswith("error: ") and text.count("\n") == 1, text
