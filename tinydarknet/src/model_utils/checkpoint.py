@@ -10,6 +10,7 @@ moving average, loss scale) carries a prefix.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -216,6 +217,11 @@ class CheckpointFolder:
     def best(self) -> Path:
         return self.folder / f"{self.prefix}_best.ckpt"
 
+    @property
+    def lock(self) -> Path:
+        """What a run holds while it is going on, see `folder_lock`."""
+        return self.folder / f".{self.prefix}.lock"
+
     def files(self) -> list[Path]:
         """Training states, oldest first."""
         pattern = re.compile(re.escape(self.prefix) + r"-\d+_\d+\.ckpt")
@@ -229,7 +235,7 @@ class CheckpointFolder:
         files = self.files()
         leftovers = self.folder.glob(f".{self.prefix}*.tmp.*")  # of processes that were killed while they wrote
         for old in [*files[: max(0, files.index(path) + 1 - self.keep)], *leftovers]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
 
     def start_fresh(self) -> None:
@@ -249,8 +255,7 @@ class CheckpointFolder:
         """Into a folder beside the checkpoints, which may share theirs with other files."""
         paths = [path for path in paths if path.exists()]
         if paths:
-            aside = self.folder / f"earlier_{time.strftime('%Y%m%d-%H%M%S')}"
-            aside.mkdir(exist_ok=True)
+            aside = _room_for(paths, self.folder / f"earlier_{time.strftime('%Y%m%d-%H%M%S')}")
             for path in paths:
                 path.rename(aside / path.name)
             get_logger().info("%d %s moved to %s", len(paths), what, aside)
@@ -283,6 +288,16 @@ class CheckpointFolder:
                 f"checkpoint {path} holds weights only, no training state; start a new training from it as pretrained weights"
             )
         return parameters, metadata, path
+
+
+def _room_for(paths: list[Path], folder: Path) -> Path:
+    """The folder of this name, or of this name with a number, that has no files of these names; it is made."""
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}_{number}") if number > 1 else folder
+        if not any((place / path.name).exists() for path in paths):
+            break
+    place.mkdir(exist_ok=True)
+    return place
 
 
 def _place(path: Path) -> tuple[int, int]:
