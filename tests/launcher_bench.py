@@ -18,7 +18,7 @@ from pathlib import Path
 
 STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 # All that the launchers need of the system.
-TOOLS = "bash cat chmod date dirname env grep id ln mkdir mv sed sleep tail tr wc".split()
+TOOLS = "bash cat chmod date dirname env grep id ln mkdir mv readlink sed sleep tail tr wc".split()
 AT_WORK = {"STAND_IN_SECONDS": "60", "STAND_IN_SIGNALS": "exit", "LAUNCH_CHECK_SECONDS": "1"}
 STALE = {"DEVICE_ID": "6", "RANK_ID": "6", "RANK_SIZE": "8", "DEVICE_NUM": "8", "RANK_TABLE_FILE": "old.json"}
 

@@ -44,7 +44,7 @@ JOB=(train.py --shared)
 run_cluster_job group0 log "$number"
 """,
     "infer.sh [MODEL] [DATA_DIR]": """
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 expect_arguments 2
 model="$(file_argument MODEL "${ARGS[0]}")"
 data_dir="$(directory_argument DATA_DIR "${ARGS[1]}")"
@@ -53,7 +53,7 @@ run_infer "$model" "$data_dir"
 run_postprocess --log_path="$CALLER_DIR/accuracy"
 """,
     "app.sh [MODEL] [DATA_DIR]": """
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 expect_arguments 2
 parse_app_options
 model="$(file_argument MODEL "${ARGS[0]}")"
@@ -64,9 +64,10 @@ run_postprocess --result_path="$CALLER_DIR/result_Files"
 """,
 }
 TOY = """#!/usr/bin/env bash
+if [ -z "${{BASH_VERSION:-}}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash {call} [OPTIONS]"
-source "$(dirname -- "${{BASH_SOURCE[0]}}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${{BASH_SOURCE[0]}}")")/shared/common.sh"
 parse_arguments "$@"
 {body}"""
 

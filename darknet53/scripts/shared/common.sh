@@ -9,6 +9,9 @@
 #   run_rank_table_job PREFIX LOG_NAME FILE       one process for each device of an Ascend rank table
 # FOLDER is created in the caller's directory; the program runs in the model's folder and gets --run_dir.
 
+# A launcher resolves links to itself before it sources this file, and calls bash when another sh has started it.
+
+set +o posix # sh may be bash; this leaves its POSIX mode
 # shellcheck disable=SC2034  # some of the variables are for the launchers
 CALLER_DIR="$PWD"
 MODEL_DIR="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -41,6 +44,10 @@ ENV_LOG_NAMES="DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM SERVER_ID RANK_TABLE_FILE 
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
+}
+
+cannot_write() {
+    die "cannot write $1; start the launcher in another directory, in which you may write"
 }
 
 usage_error() {
@@ -202,7 +209,7 @@ set_aside() {
         # The stamp goes first, so that patterns such as train*/log find the new run only.
         name="old_${STAMP}_${path##*/}" number=1
         while [[ -e "${path%/*}/$name" ]]; do name="old_${STAMP}_$((++number))_${path##*/}"; done
-        mv -- "$path" "${path%/*}/$name"
+        mv -- "$path" "${path%/*}/$name" || cannot_write "${path%/*}/$name"
         echo "renamed the earlier $path to $name"
     done
 }
@@ -212,7 +219,7 @@ make_run_dirs() {
     local folder
     if [[ -z "$(option_value resume)" ]]; then set_aside "$@"; fi
     for folder in "$@"; do
-        mkdir -p -- "$folder" || die "cannot create the run folder $folder"
+        mkdir -p -- "$folder" || cannot_write "the run folder $folder"
     done
 }
 
@@ -233,7 +240,7 @@ write_env_log() {
     local name
     for name in $ENV_LOG_NAMES; do
         if [[ -n "${!name+set}" ]]; then printf '%s=%s\n' "$name" "${!name}"; fi
-    done >"$1/env.log"
+    done >"$1/env.log" || cannot_write "$1/env.log"
 }
 
 # ---- Start and follow a job ------------------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ single_process_environment() {
 start_group() {
     local log="$1"
     shift
-    : >>"$log" || die "cannot write $log" # so that it is there when the start is watched
+    : >>"$log" || cannot_write "$log" # so that it is there when the start is watched
     set -m
     # Redirected here, not where the function is called: bash would keep the caller's stdout open in the subshell.
     (

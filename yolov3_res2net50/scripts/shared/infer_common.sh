@@ -92,6 +92,7 @@ input_value() {
 run_step() {
     local log="$1" what="$2" status=0
     shift 2
+    : >"$log" || cannot_write "$log"
     echo "$what, log $log"
     "$@" </dev/null >"$log" 2>&1 || status=$?
     if ((status == 0)); then return; fi
