@@ -43,8 +43,8 @@ import json, sys
 
 path = sys.argv[1]
 try:
-    with open(path, encoding="utf-8") as file:
-        spec = json.load(file)["input"]
+    with open(path, "rb") as file:
+        spec = json.loads(file.read(64 << 20))["input"]
     methods = ["nearest", "bilinear", "bicubic"]
     if "keep_ratio" in spec:
         resize = "letterbox" if spec["keep_ratio"] else "both_sides"
@@ -65,9 +65,9 @@ try:
         "mean": ",".join(repr(float(value)) for value in spec["mean"]),
         "std": ",".join(repr(float(value)) for value in spec["std"]),
     }
-except (OSError, ValueError, KeyError, TypeError) as error:
+except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
     sys.exit(
-        "error: %s, the description that export.py writes beside a model, cannot be read (%s: %s); keep the two files "
+        "error: %s, the description that export.py writes beside a model, cannot be read (%s: %.200s); keep the two files "
         "together, and give a converted model a copy under its name" % (path, type(error).__name__, error)
     )
 print("\n".join("--%s=%s" % flag for flag in flags.items()))

@@ -119,12 +119,12 @@ file_argument() {
 }
 
 integer_argument() {
-    [[ "$2" =~ ^[0-9]{1,9}$ ]] || die "$1=$2 is not an integer of 0 or more"
+    [[ "$2" =~ ^[0123456789]{1,9}$ ]] || die "$1=$2 is not an integer of 0 or more"
     printf '%d' "$((10#$2))"
 }
 
 positive_argument() {
-    if [[ ! "$2" =~ ^[0-9]{1,9}$ ]] || ((10#$2 == 0)); then die "$1=$2 is not an integer of 1 or more"; fi
+    if [[ ! "$2" =~ ^[0123456789]{1,9}$ ]] || ((10#$2 == 0)); then die "$1=$2 is not an integer of 1 or more"; fi
     printf '%d' "$((10#$2))"
 }
 
@@ -359,6 +359,7 @@ run_job_in() {
 RANK_TABLE_READER='
 import json, os, sys
 
+LARGEST = 16 << 20  # bytes
 path, server_id = sys.argv[1], int(sys.argv[2])
 
 
@@ -366,12 +367,22 @@ def fail(reason):
     sys.exit("error: RANK_TABLE_FILE=%s %s" % (path, reason))
 
 
+def number(value):
+    text = str(value) if isinstance(value, str) or type(value) is int and abs(value) < 10**9 else "x"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError("%.40r is not an id" % (value if isinstance(value, (str, float, bool)) else type(value),))
+    return int(text)
+
+
 try:
-    with open(path, encoding="utf-8") as file:
-        servers = json.load(file)["server_list"]
-    servers = [[(int(d["device_id"]), int(d["rank_id"])) for d in server["device"]] for server in servers]
-except (OSError, ValueError, KeyError, TypeError) as error:
-    reason = "%s: %s" % (type(error).__name__, error)
+    with open(path, "rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError("it has more than %d bytes" % LARGEST)
+    servers = json.loads(content)["server_list"]
+    servers = [[(number(d["device_id"]), number(d["rank_id"])) for d in server["device"]] for server in servers]
+except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    reason = "%s: %.200s" % (type(error).__name__, error)
     fail("is not a rank table (JSON with server_list, device, device_id, rank_id): " + reason)
 ranks = sorted(rank for server in servers for _, rank in server)
 if server_id >= len(servers):
@@ -380,7 +391,7 @@ devices = servers[server_id]
 if not devices:
     fail("lists no device for SERVER_ID=%d" % server_id)
 if ranks != list(range(len(ranks))):
-    fail("must list the rank ids 0 to %d, each once; it lists %s" % (len(ranks) - 1, ranks))
+    fail("must list the rank ids 0 to %d, each once; it lists %.200s" % (len(ranks) - 1, ranks))
 if len({device for device, _ in devices}) != len(devices):
     fail("lists a device id twice for SERVER_ID=%d" % server_id)
 cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
