@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 from pathlib import Path
@@ -255,6 +256,28 @@ def test_authority(recipe):
 )
 def test_a_text_in_yaml_stays_as_it_is(recipe, text):
     assert recipe.overlay(f"file_name: {text}").file_name == text.strip("'\"")
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("~/x", "{home}/x"), ("~", "{home}"), ("~/a b/*.jpg", "{home}/a b/*.jpg"), ("~root/x", "{root}/x"),
+        ("~no such user/x", "~no such user/x"), ("x/~/y", "x/~/y"), ("a~", "a~"), ("./~/x", "./~/x"), ("s3://~/x", "s3://~/x"),
+    ],
+)  # fmt: skip
+def test_the_home_folder(recipe, monkeypatch, text, wanted):
+    """A shell expands it in `--file_name ~/x` only; a recipe and `--file_name=~/x` mean the same."""
+    monkeypatch.setenv("HOME", str(recipe.folder))
+    wanted = wanted.format(home=recipe.folder, root=os.path.expanduser("~root"))
+    overlay = recipe.overlay(f"file_name: '{text}'")
+    for config in (recipe.read(f"--file_name={text}", "-e=1"), recipe.read("--file_name", text), overlay):
+        assert config.file_name == wanted
+
+
+def test_the_recipe_in_the_home_folder(recipe, monkeypatch):
+    monkeypatch.setenv("HOME", str(recipe.folder))
+    (recipe.folder / "other.yaml").write_text("lr_init: 7.0")
+    assert recipe.read("--config_path=~/other.yaml").lr_init == 7.0
 
 
 @pytest.mark.parametrize("text", ["", "null", "~", '""'])

@@ -94,6 +94,22 @@ def test_a_job_is_the_same_through_links_and_from_every_shell(bench, shell, is_l
     assert (bench.caller / "run/log").is_file()
 
 
+def test_the_home_folder(bench):
+    """In the launcher's own arguments, and in options, whose files are then not renamed either."""
+    bench.environment["HOME"] = str(bench.caller)
+    job = bench.job("one.sh", "~/some data", "~/best weights.ckpt", "red", "--other=~/x")
+    assert job["argv"][1:6] == [
+        "--data_dir",
+        f"{bench.caller}/some data",
+        f"--file={bench.caller}/best weights.ckpt",
+        "--colour",
+        "red",
+    ]
+    bench.forget()
+    bench.make("run/a.ckpt")
+    assert "asked to use" in bench.refuse("one.sh", "--file=~/run/a.ckpt")
+
+
 @pytest.mark.parametrize("call", ["one.sh", "group.sh 2", "infer.sh '{caller}/model' '{caller}/data'"])
 def test_a_current_directory_that_cannot_be_written_is_said(bench, call):
     bench.make("model", "data/")

@@ -223,3 +223,43 @@ def test_each_program_ends_with_one_line(outcome, monkeypatch, few_digits, tmp_p
     argv = [*small_run(few_digits, tmp_path), *options]
     status, text = outcome(lambda: getattr(programs, f"run_{name}")(argv))
     assert status == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+
+
+@pytest.mark.usefixtures("programs")
+def test_each_program_knows_the_home_folder(few_digits, toy_state, tmp_path, monkeypatch):
+    """Nothing named ~ is made where they run; modes follow the user's mask."""
+    from toy import programs
+    from toy_runs import command_line
+
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "data").symlink_to(few_digits)
+    (home / "m.ckpt").symlink_to(toy_state)
+    (home / "recipe.yaml").write_text("run_dir: ~/run\nckpt_save_dir: ~/checkpoints\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    data, checkpoint = ["--train_data_dir=~/data/train", "--val_data_dir=~/data/val"], "--checkpoint_path=~/m.ckpt"
+    options = [*command_line(num_parallel_workers=1, batch_size=8, epochs=1), *data, "--config_path=~/recipe.yaml"]
+    before = os.umask(0o027)
+    try:
+        assert programs.run_train([*options, "--eval_interval=1"]) == 0
+        programs.run_eval([*options, checkpoint])
+        programs.run_export([*options, checkpoint, "--file_name=~/toy"])
+        programs.run_infer([*options, "--model_file=~/toy.mindir", "--input=~/data/val", "--output_dir=~/out"])
+        programs.run_label_list([*options, "--input=~/data/val", "--label_file=~/list.txt"])
+        programs.run_postprocess([*options, "--result_path=~/out/result_Files", "--label_file=~/list.txt"])
+    finally:
+        os.umask(before)
+    assert list(here.iterdir()) == []
+    made = [path for path in home.rglob("*") if not path.is_symlink() and path.name != "recipe.yaml"]
+    assert {path.name for path in made} >= {
+        "train.log",
+        "eval.log",
+        "curves.csv",
+        "curves.png",
+        "config.yaml",
+        "toy_best.ckpt",
+    }
+    wrong = [str(path) for path in made if path.stat().st_mode & 0o777 != (0o750 if path.is_dir() else 0o640)]
+    assert wrong == []

@@ -353,3 +353,14 @@ def test_a_converted_checkpoint_is_read_by_all_programs(tmp_path):
     network, about = load_network(MODEL, target, MODEL.read_config([], ""))
     assert about["network"]["num_classes"] == 5 and about["input"]["std"] == [1, 1, 1]
     assert same({n: p.asnumpy() for n, p in network.parameters_dict().items()}, by_hand(numbers(5), 5))
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = options("--input=~/a.pth", "--output=~/b.ckpt", "--class_names=~/names")
+    assert (found.input, found.output, found.class_names) == (
+        tmp_path / "a.pth",
+        tmp_path / "b.ckpt",
+        f"{tmp_path}/names",
+    )
+    assert str(options("--input=~nobody here/a", "--output=b").input) == "~nobody here/a"

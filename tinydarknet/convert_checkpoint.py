@@ -10,6 +10,7 @@ left over. What the weights were trained for (input size, mean, std ...) is stor
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,7 +81,9 @@ def _mapped(name: str, name_map: Mapping[str, str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = foreign.argument_parser(__doc__)
-    parser.add_argument("--name_map", help="YAML file: beginning of a PyTorch name -> beginning of a name here")
+    parser.add_argument(
+        "--name_map", type=os.path.expanduser, help="YAML file: beginning of a PyTorch name -> beginning of a name here"
+    )
     options = parser.parse_args(argv)
     name_map = foreign.read_yaml(options.name_map, "name_map", dict) or {}
     from_torch = functools.partial(read_torch, name_map=name_map)

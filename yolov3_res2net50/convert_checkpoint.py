@@ -23,6 +23,7 @@ from typing import Any
 from src.model_utils import checkpoint, program
 from src.model_utils import weights as foreign
 from src.model_utils.errors import DataError, UsageError
+from src.model_utils.files import home_path
 from src.model_utils.weights import IMAGENET_MEAN, IMAGENET_STD, Weights
 from src.res2net import BLOCKS, Res2Net
 
@@ -166,9 +167,9 @@ def halved(weights: Weights, source: Path) -> Weights:
 
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", "--input_file", required=True, type=Path, help="file with the weights")
+    parser.add_argument("--input", "--input_file", required=True, type=home_path, help="file with the weights")
     parser.add_argument(
-        "--output", "--output_file", type=Path, default=Path("backbone_res2net50.ckpt"),
+        "--output", "--output_file", type=home_path, default=Path("backbone_res2net50.ckpt"),
         help="checkpoint to write, ends in .ckpt; default: %(default)s",
     )  # fmt: skip
     parser.add_argument("--fp16", action="store_true", help="store half precision: half the size")

@@ -57,6 +57,11 @@ class EnvironmentProblem(Exception):
 # ---- Files -----------------------------------------------------------------------------------------------------------
 
 
+def home_path(text: str) -> Path:
+    """Returns the path of a text, which may begin with ~."""
+    return Path(os.path.expanduser(text))
+
+
 def file_content(path: Path) -> bytes:
     """Returns the content of a file.
 
@@ -166,7 +171,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="physical ids of the devices that this system sees (default %(default)s)",
     )
     parser.add_argument("--server_ip", type=server_address, help="address of this server (default: that of its name)")
-    parser.add_argument("--hccn_conf", type=Path, help=f"file with {CONF_FORM}, read instead of asking hccn_tool")
+    parser.add_argument("--hccn_conf", type=home_path, help=f"file with {CONF_FORM}, read instead of asking hccn_tool")
     arguments = parser.parse_args(argv)
     logical, visible = arguments.device_num, arguments.visible_devices
     if logical.stop > len(visible):

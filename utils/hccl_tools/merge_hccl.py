@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -183,7 +184,9 @@ def merge(tables: list[list[dict]]) -> dict:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; a wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Merges rank tables to one of the whole cluster.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="rank tables, the server with rank 0 first")
+    parser.add_argument(
+        "files", nargs="+", type=os.path.expanduser, metavar="FILE", help="rank tables, the server with rank 0 first"
+    )
     arguments = parser.parse_args(argv)
     if len(arguments.files) < 2:
         parser.error(f"got one file, {arguments.files[0]}: give the rank tables of two servers or more")

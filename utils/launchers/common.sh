@@ -100,6 +100,7 @@ option_value() {
 absolute_path() {
     case "$1" in
         "" | /*) printf '%s' "$1" ;;
+        "~" | "~/"*) printf '%s' "${HOME-}${1#"~"}" ;; # in quotes, or after the = of an option
         *) printf '%s' "${CALLER_DIR%/}/${1#./}" ;;
     esac
 }
@@ -162,7 +163,7 @@ for word in sys.argv[4 + count :]:
         key, _, word = word.partition("=")
     if key.strip("-").replace("-", "_") not in OUTPUTS.split():
         values = filter(None, [word, *word.split(",")])
-        named += [os.path.join(base, value) for value in values for base in (os.getcwd(), model)]
+        named += [os.path.join(base, os.path.expanduser(value)) for value in values for base in (os.getcwd(), model)]
 
 
 def passed(path):

@@ -19,6 +19,7 @@ import yaml
 from . import command_line
 from .command_line import nearest
 from .errors import UsageError
+from .files import home_path
 from .option_values import convert, type_name
 from .recipe_file import read_documents
 
@@ -115,7 +116,7 @@ def get_config(
     recipe = given.pop("config_path", None) or _recipe_of(default_path, given.get(recipe_key))
     merged: dict[str, Any] = {}
     accepted: dict[str, list] = {}
-    for path in [default_path] + ([Path(recipe)] if recipe else []):
+    for path in [default_path] + ([home_path(recipe)] if recipe else []):
         _merge_file(path, schema, accepted, merged)
     for key, text in given.items():
         merged[key] = _checked(key, text, schema, accepted, "command line: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import yaml
 
 from . import checkpoint
 from .errors import DataError, UsageError
-from .files import read_text
+from .files import home_path, read_text
 from .model import Model
 
 Weights = dict[str, np.ndarray]
@@ -292,10 +293,12 @@ def read_yaml(path: str | None, option: str, kind: type) -> Any:
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """The options that every folder's convert_checkpoint.py has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, type=Path, help="file with the weights")
-    parser.add_argument("--output", required=True, type=Path, help="checkpoint to write, ends in .ckpt")
+    parser.add_argument("--input", required=True, type=home_path, help="file with the weights")
+    parser.add_argument("--output", required=True, type=home_path, help="checkpoint to write, ends in .ckpt")
     parser.add_argument("--num_classes", type=int, default=0, help="another number of classes re-initialises the head")
-    parser.add_argument("--class_names", help="YAML list of the class names, in the order of the outputs")
+    parser.add_argument(
+        "--class_names", type=os.path.expanduser, help="YAML list of the class names, in the order of the outputs"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -52,6 +52,11 @@ def read_text(path: str | Path, what: str = "", *, errors: str = "strict", large
         ) from error
 
 
+def home_path(text: str) -> Path:
+    """The path of a text, which may begin with ~ or ~user, as a shell would expand it."""
+    return Path(os.path.expanduser(text))
+
+
 def apply_umask(path: str | Path) -> None:
     """Give a file or folder the mode that the user's umask gives new ones; the framework makes private ones."""
     mask = os.umask(0o077)
