@@ -55,13 +55,13 @@ def read_zoo(path: Path) -> tuple[Weights, dict[str, Any]]:
     return weights, describe(foreign.class_count(weights, f"{HEAD}.conv.weight"), **old)
 
 
-def read_torch(path: Path, name_map: Mapping[str, str]) -> tuple[Weights, dict[str, Any]]:
+def read_torch(path: Path, part: str = "", *, name_map: Mapping[str, str]) -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of a PyTorch state dictionary.
 
     Its names are those of this network (conv1.conv.weight, conv1.bn.running_mean ...) once `name_map` has replaced the
     longest matching beginning of each, such as {"features.0": "conv1.conv"}.
     """
-    state = foreign.read_state(path)
+    state = foreign.read_state(path, part)
     weights = {foreign.torch_name(_mapped(name, name_map)): value for name, value in state.items()}
     if f"{HEAD}.conv.weight" not in weights:
         raise DataError(

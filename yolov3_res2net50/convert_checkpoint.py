@@ -125,9 +125,9 @@ def describe(shortcut: str) -> dict[str, Any]:
     }
 
 
-def read_timm(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_timm(path: Path, part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of timm's `res2net50d`."""
-    state = foreign.read_state(path)
+    state = foreign.read_state(path, part)
     if "conv1.weight" in state:
         raise DataError(
             f"{path} begins with one convolution (conv1.weight, {state['conv1.weight'].shape}), as timm's "
@@ -172,6 +172,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--output", "--output_file", type=home_path, default=Path("backbone_res2net50.ckpt"),
         help="checkpoint to write, ends in .ckpt; default: %(default)s",
     )  # fmt: skip
+    parser.add_argument("--part", default="", help=foreign.PART_HELP)
     parser.add_argument("--fp16", action="store_true", help="store half precision: half the size")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -182,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.output.suffix != ".ckpt":
         raise UsageError(f"output={options.output}: the ending .ckpt is accepted")
     readers = {".ckpt": read_zoo, **{ending: read_timm for ending in (".pth", ".pt", ".safetensors")}}
-    weights, metadata = foreign.read(options.input, readers)
+    weights, metadata = foreign.read(options.input, readers, options.part)
     if options.fp16:
         weights = halved(weights, options.input)
     checkpoint.save(options.output, weights, {**metadata, "source": options.input.name})

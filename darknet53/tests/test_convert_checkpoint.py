@@ -152,7 +152,7 @@ def test_faults_of_a_state_dictionary(monkeypatch, tmp_path, changes, message):
     """A state dictionary of zeros with changes; None removes an entry."""
     zeros = {name: np.zeros(shape, np.float32) for name, shape, *_ in oracle.TIMM["state_dict"]}
     state = {name: value for name, value in {**zeros, **changes}.items() if value is not None}
-    monkeypatch.setattr(foreign, "read_state", lambda path: state)
+    monkeypatch.setattr(foreign, "read_state", lambda path, part: state)
     assert message in refused(write(tmp_path / "x.safetensors"))
 
 

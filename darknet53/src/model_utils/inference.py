@@ -137,6 +137,7 @@ def load_model(
     loaders = {".mindir": _load_mindir, ".onnx": _load_onnx}
     if path.suffix not in loaders:
         raise DataError(f"model_file={path}: the endings .mindir, .onnx and .ckpt are accepted")
+    checkpoint.require_weights(path)
     about = read_description(model, path)
     refuse_contradiction(config, about, path)
     return loaders[path.suffix](path), about, about["batch_size"]

@@ -33,11 +33,13 @@ STATE_PREFIX = "train_state."
 EMA_PREFIX = STATE_PREFIX + "ema."
 OTHER_CONTENTS = {  # by how a file begins
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself (git lfs pull gets it)",
-    b"PK\x03\x04": "a zip file or PyTorch's format (convert_checkpoint.py reads that)",
-    b"\x80\x02": "a pickle, PyTorch's old format (convert_checkpoint.py reads that)",
+    b"PK\x03\x04": "a zip file or PyTorch's format, as Lightning has it too (convert_checkpoint.py reads it as NAME.pth)",
+    b"\x80\x02": "a pickle, PyTorch's old format (convert_checkpoint.py reads it as NAME.pth)",
     b"\x89HDF": "an HDF5 file",
-    b"<": "a web page or XML",
+    b"\x1f\x8b": "a gzip archive (unpack it)",
+    b"{": "a JSON text",
 }
+WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head)", re.IGNORECASE)
 OTHER_FORMATS = {".onnx": "an ONNX model", ".mindir": "a MINDIR model", ".air": "an AIR model"}
 NO_WEIGHTS = re.compile(  # the rest of a training state, here and in checkpoints of MindSpore's own callbacks
     STATE_PREFIX + r".*|(moments?|moment1|moment2|accum|stat|mean_grad|mean_square)\..*|learning_rate.*|beta[12]_power"
@@ -97,19 +99,37 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
         raise DataError(f"checkpoint {path} may not be read by this user; change its permissions") from error
     except Exception as error:  # the framework raises whatever its parser met
         raise DataError(
-            f"checkpoint {path} ({path.stat().st_size} bytes) is {_kind_of(path)}: {_reason(error)}; give another one"
+            f"checkpoint {path} ({path.stat().st_size} bytes) is {kind_of(path) or 'truncated or damaged'}: {_reason(error)}; "
+            "give another one"
         ) from error
     return parameters, metadata
 
 
-def _kind_of(path: Path) -> str:
-    """What a file is that cannot be read as a checkpoint."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(64)
-        for start, kind in OTHER_CONTENTS.items():
-            if head.startswith(start):
-                return kind
-    return "truncated or damaged"
+def kind_of(path: Path) -> str:
+    """What else than weights a file is, by how it begins; empty where that is not known."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if WEB_PAGE.match(head):
+        return "a web page or XML, not the file that it should lead to (get the file itself)"
+    return next((kind for start, kind in OTHER_CONTENTS.items() if head.startswith(start)), "")
+
+
+def require_weights(path: Path, own: str = "") -> None:
+    """Check how a file of weights begins, so that its reader need not guess what is wrong.
+
+    Args:
+        path: file that exists.
+        own: a word of the kinds in OTHER_CONTENTS that its reader takes.
+
+    Raises:
+        DataError: it is of another kind, or may not be read.
+    """
+    try:
+        kind = kind_of(path)
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read by this user; change its permissions") from error
+    if kind and not (own and own in kind):
+        raise DataError(f"{path} ({path.stat().st_size} bytes) is {kind}, no file of weights; give another one")
 
 
 def _metadata(path: Path, packed: Parameter) -> dict[str, Any]:
