@@ -52,6 +52,16 @@ def read_text(path: str | Path, what: str = "", *, errors: str = "strict", large
         ) from error
 
 
+def require_text_name(path: str | Path, what: str) -> None:
+    """Raise DataError for a path that is no text in UTF-8, which the framework takes no other of."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what}={str(path)!a} is no name in UTF-8, and the framework takes no other; rename it"
+        ) from error
+
+
 def home_path(text: str) -> Path:
     """The path of a text, which may begin with ~ or ~user, as a shell would expand it."""
     return Path(os.path.expanduser(text))

@@ -25,7 +25,7 @@ from mindspore import Parameter, Tensor, nn
 
 from . import checkpoint_format
 from .errors import DataError, require_range
-from .files import apply_umask
+from .files import apply_umask, require_text_name
 from .logger import get_logger
 
 META = "metadata"
@@ -91,6 +91,7 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
     if not path.is_file() or path.suffix != ".ckpt":
         kind = "of another kind" if path.is_file() else "a folder" if path.is_dir() else "not a file"
         raise DataError(f"checkpoint {path} is {OTHER_FORMATS.get(path.suffix, kind)}; give the path of a .ckpt file")
+    require_text_name(path, "checkpoint")
     try:
         checkpoint_format.require_sound(path)
         parameters = dict(ms.load_checkpoint(str(path), crc_check=True))
