@@ -38,10 +38,10 @@ def describe(num_classes: int, activation: str, negative_slope: float, spec: dic
     return {"network": network, "input": spec, "class_names": None}
 
 
-def read_timm(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_timm(path: Path, part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of timm's `cspdarknet53`."""
     weights: Weights = {}
-    for name, value in foreign.read_state(path).items():
+    for name, value in foreign.read_state(path, part).items():
         weights.update(from_timm(name, value))
     spec = foreign.input_description(256, 0.887, "bilinear")
     return weights, describe(foreign.class_count(weights, "fc.weight"), "leaky_relu", 0.01, spec)

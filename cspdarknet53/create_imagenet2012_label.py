@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from src.model_utils import program
@@ -41,7 +42,9 @@ def image_labels(folder: str | Path) -> dict[str, int]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--img_path", required=True, help="folder with one folder of pictures for each class")
+    parser.add_argument(
+        "--img_path", required=True, type=os.path.expanduser, help="folder with one folder of pictures for each class"
+    )
     labels = image_labels(parser.parse_args(argv).img_path)
     content = json.dumps(labels, indent=0)
     path = Path(OUTPUT)

@@ -36,9 +36,9 @@ def describe(num_classes: int, negative_slope: float, spec: dict[str, Any]) -> d
     return {"network": network, "input": spec, "class_names": None}
 
 
-def read_timm(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_timm(path: Path, part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of timm's `darknet53`."""
-    weights = {timm_name(name): value for name, value in foreign.read_state(path).items()}
+    weights = {timm_name(name): value for name, value in foreign.read_state(path, part).items()}
     spec = foreign.input_description(256, 0.887, "bicubic")
     return weights, describe(foreign.class_count(weights, "fc.weight"), 0.01, spec)
 

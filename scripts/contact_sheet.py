@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,9 +148,11 @@ def _positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draws classified pictures with their predictions into one PNG.")
-    parser.add_argument("--predictions", required=True, help="predictions.json of infer.py")
-    parser.add_argument("--output", required=True, help="PNG to write")
-    parser.add_argument("--labels", help="label file with a line NAME:CLASS_INDEX for each picture")
+    parser.add_argument("--predictions", required=True, type=os.path.expanduser, help="predictions.json of infer.py")
+    parser.add_argument("--output", required=True, type=os.path.expanduser, help="PNG to write")
+    parser.add_argument(
+        "--labels", type=os.path.expanduser, help="label file with a line NAME:CLASS_INDEX for each picture"
+    )
     parser.add_argument("--columns", type=_positive, default=6, help="pictures in a row (default %(default)s)")
     parser.add_argument("--side", type=_positive, default=128, help="side of a picture in pixels (default %(default)s)")
     arguments = parser.parse_args(argv)

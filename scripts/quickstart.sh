@@ -28,7 +28,7 @@ done
 # shellcheck source=scripts/environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 OUTPUT=${OUTPUT:-$REPOSITORY/quickstart_result}
-case $OUTPUT in /*) ;; *) OUTPUT=$PWD/$OUTPUT ;; esac
+case $OUTPUT in /*) ;; "~"/*) OUTPUT=$HOME${OUTPUT#"~"} ;; *) OUTPUT=$PWD/$OUTPUT ;; esac
 MODEL=$REPOSITORY/tinydarknet
 BEST=$OUTPUT/checkpoints/0/train_tinydarknet_cifar10_best.ckpt
 RECIPE=(--dataset_name cifar10 --num_classes 10 --image_height 64 --image_width 64 --device_target CPU)

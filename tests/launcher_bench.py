@@ -19,7 +19,7 @@ from pathlib import Path
 
 STAND_IN = Path(__file__).resolve().with_name("stand_in.py")
 # All that the launchers need of the system.
-TOOLS = "bash cat chmod date dirname env grep id ln mkdir mv sed sleep tail tr wc".split()
+TOOLS = "bash cat chmod date dirname env grep id ln mkdir mv readlink sed sleep tail tr wc".split()
 AT_WORK = {"STAND_IN_SECONDS": "60", "STAND_IN_SIGNALS": "exit", "LAUNCH_CHECK_SECONDS": "1"}
 STALE = {"DEVICE_ID": "6", "RANK_ID": "6", "RANK_SIZE": "8", "DEVICE_NUM": "8", "RANK_TABLE_FILE": "old.json"}
 
@@ -201,7 +201,7 @@ JOB=(train.py --shared)
 run_cluster_job group0 log "$number"
 """,
     "infer.sh [MODEL] [DATA_DIR]": """
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 expect_arguments 2
 model="$(file_argument MODEL "${ARGS[0]}")"
 data_dir="$(directory_argument DATA_DIR "${ARGS[1]}")"
@@ -210,7 +210,7 @@ run_infer "$model" "$data_dir"
 run_postprocess --log_path="$CALLER_DIR/accuracy"
 """,
     "app.sh [MODEL] [DATA_DIR]": """
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 expect_arguments 2
 parse_app_options
 model="$(file_argument MODEL "${ARGS[0]}")"
@@ -221,9 +221,10 @@ run_postprocess --result_path="$CALLER_DIR/result_Files"
 """,
 }
 TOY = """#!/usr/bin/env bash
+if [ -z "${{BASH_VERSION:-}}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash {call} [OPTIONS]"
-source "$(dirname -- "${{BASH_SOURCE[0]}}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${{BASH_SOURCE[0]}}")")/shared/common.sh"
 parse_arguments "$@"
 {body}"""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
+import stat
 from pathlib import Path
 
 from model_utils import checkpoint
@@ -54,6 +57,37 @@ def test_parameters_tensors_and_arrays_can_be_saved(tmp_path):
     parameters, metadata = load(written(path, kinds, {"second": True}))
     assert metadata == {"second": True} and names(tmp_path) == ["a.ckpt"]
     assert all(np.array_equal(parameters[name].asnumpy(), value) for name in kinds)
+
+
+@pytest.fixture
+def umask():
+    """Sets the user's mask of modes."""
+    before = os.umask(0)
+    yield os.umask
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o027, 0o077])
+def test_files_and_new_folders_have_the_modes_of_the_umask(tmp_path, umask, mask):
+    umask(mask)
+    folder = CheckpointFolder(tmp_path / "a" / "b", "net", 2)
+    paths = [folder.save(1, 1, PARAMETERS, {}), written(folder.best)]
+    assert [mode(path) for path in paths] == [0o666 & ~mask] * 2
+    assert [mode(path) for path in (tmp_path / "a/b", tmp_path / "a")] == [0o777 & ~mask] * 2
+    folder.start_fresh()
+    (aside,) = (tmp_path / "a/b").iterdir()
+    assert (mode(aside), {mode(path) for path in aside.iterdir()}) == (0o777 & ~mask, {0o666 & ~mask})
+
+
+@pytest.mark.parametrize("shared", [0o777, 0o2775, 0o750])
+def test_the_mode_of_a_folder_that_exists_stays(tmp_path, shared):
+    tmp_path.chmod(shared)
+    written(tmp_path / "a.ckpt")
+    assert mode(tmp_path) == shared
 
 
 @pytest.fixture
@@ -259,6 +293,31 @@ def test_start_fresh_moves_aside(folder):
     (moved,) = folder.folder.iterdir()
     assert moved.name.startswith("earlier_")
     assert names(moved) == ["train_net_data-1_9.ckpt", "train_net_data_best.ckpt"]
+
+
+def test_set_asides_within_one_second_keep_everything(folder, monkeypatch):
+    monkeypatch.setattr(checkpoint.time, "strftime", lambda form: "20240102-030405")
+    for run in range(3):
+        folder.save(1, 9, PARAMETERS, {"run": run})
+        save(folder.best, PARAMETERS, {"run": run})
+        folder.start_fresh()
+    places = [folder.folder / f"earlier_20240102-030405{end}" for end in ("", "_2", "_3")]
+    assert sorted(folder.folder.iterdir()) == places
+    for run, place in enumerate(places):
+        assert [load(path)[1]["run"] for path in sorted(place.iterdir())] == [run, run]
+
+
+@pytest.mark.parametrize("removed", ["folder", "parent", "replaced"])
+def test_a_folder_that_is_removed_is_made_anew_or_the_run_ends(folder, removed):
+    folder.save(1, 1, PARAMETERS, {})
+    shutil.rmtree(folder.folder.parent if removed == "parent" else folder.folder)
+    if removed == "replaced":
+        folder.folder.touch()
+        with pytest.raises(DataError, match="cannot be written: .*; earlier files are untouched"):
+            folder.save(1, 2, PARAMETERS, {})
+    else:
+        path = folder.save(1, 2, PARAMETERS, {})
+        assert folder.files() == [path]
 
 
 def test_checkpoints_in_the_current_directory(tmp_path, monkeypatch):

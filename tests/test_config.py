@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
+import time
 from pathlib import Path
 
 from model_utils import command_line
@@ -237,6 +239,28 @@ def test_a_text_in_yaml_stays_as_it_is(recipe, text):
     assert recipe.overlay(f"file_name: {text}").file_name == text.strip("'\"")
 
 
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("~/x", "{home}/x"), ("~", "{home}"), ("~/a b/*.jpg", "{home}/a b/*.jpg"), ("~root/x", "{root}/x"),
+        ("~no such user/x", "~no such user/x"), ("x/~/y", "x/~/y"), ("a~", "a~"), ("./~/x", "./~/x"), ("s3://~/x", "s3://~/x"),
+    ],
+)  # fmt: skip
+def test_the_home_folder(recipe, monkeypatch, text, wanted):
+    """A shell expands it in `--file_name ~/x` only; a recipe and `--file_name=~/x` mean the same."""
+    monkeypatch.setenv("HOME", str(recipe.folder))
+    wanted = wanted.format(home=recipe.folder, root=os.path.expanduser("~root"))
+    overlay = recipe.overlay(f"file_name: '{text}'")
+    for config in (recipe.read(f"--file_name={text}", "-e=1"), recipe.read("--file_name", text), overlay):
+        assert config.file_name == wanted
+
+
+def test_the_recipe_in_the_home_folder(recipe, monkeypatch):
+    monkeypatch.setenv("HOME", str(recipe.folder))
+    (recipe.folder / "other.yaml").write_text("lr_init: 7.0")
+    assert recipe.read("--config_path=~/other.yaml").lr_init == 7.0
+
+
 @pytest.mark.parametrize("text", ["", "null", "~", '""'])
 def test_nothing_in_yaml_is_the_empty_text(recipe, text):
     assert recipe.overlay(f"file_name: {text}").file_name == ""
@@ -283,6 +307,58 @@ def test_refused_recipe(recipe, text, parts):
     assert all(part in message for part in [*parts, "mine.yaml"]), message
 
 
+LONG_NUMBERS = ["9" * 5000, "0x" + "f" * 5000, "1" + ":59" * 999]
+DEEP = [
+    opened * depth + closed * depth
+    for depth in (40, 400, 1500, 50_000)
+    for opened, closed in ("[]", ("{a: ", "}"), ("[", ""))
+]
+
+
+def bomb(levels: int) -> str:
+    """Nine times the level before it, at each level."""
+    lists = [f"&a{level} [{','.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
+    return f"names: [&a0 [x, x], {', '.join(lists)}]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"names: {deep}" for deep in DEEP),
+        "\n".join(" " * level + "a:" for level in range(1300)),
+        *map(bomb, (3, 9, 30, 200)),
+        "names: &a [*a]",
+        "extra: &a {b: *a}",
+        *(f"{key}: {number}" for key in ("epoch_size", "lr_init") for number in LONG_NUMBERS),
+        "epoch_size: " + "9" * 4000 + "\nepoch_size: 1",
+        f"lr_epochs: [{'9' * 5000}]",
+        "k" * 5000 + ": 1",
+        "? " + "k" * 5000 + "\n: 1",
+        "#" * (2 << 20),
+        "names: [" + "cow, " * 300_000 + "cow]",
+        "use_ema: " + "x" * 100_000,
+    ],
+    ids=lambda text: f"{text[:20]!r} {len(text)}",
+)  # fmt: skip
+def test_recipes_without_end(recipe, text):
+    """Levels, repetitions, digits and bytes: refused in a moment, in one short line."""
+    start = time.monotonic()
+    message = recipe.refusal(recipe.overlay, text)
+    assert "mine.yaml" in message and len(message) < 800
+    assert time.monotonic() - start < 20
+
+
+def test_aliases_are_accepted(recipe):
+    assert recipe.overlay("lr_epochs: &a [1, 2]\nanchors: [*a, *a]\n").anchors == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("key", ["epoch_size", "lr_init", "lr_epochs", "use_ema", "unknown"])
+def test_digits_without_end_on_the_command_line(recipe, key):
+    with pytest.raises(UsageError) as caught:
+        recipe.read(f"--{key}", "9" * 5000)
+    assert len(str(caught.value)) < 800
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n---\n", "\ufefflr_init: 0.1\n", "lr_init: 0.1\r\n"])
 def test_recipes_that_change_nothing(recipe, text):
     assert recipe.overlay(text) == recipe.read("")
@@ -322,7 +398,7 @@ def test_flag_with_blank_and_with_equals_sign(recipe, key, text, wanted):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "x=", "=", "1e3", "007", "a~", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
+    ["", " ", "a b", "x=", "=", "1e3", "007", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
      "'quoted'", '"', "C:\\x", "*.jpg", "-x y"],
 )  # fmt: skip
 def test_texts_stay_as_they_are(recipe, text):

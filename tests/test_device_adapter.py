@@ -41,7 +41,7 @@ def settings(target: str = "CPU", device_id: int = 0, given: bool = False, jit_l
 def test_one_process_needs_no_communication(monkeypatch):
     """A program may also work alone whatever a launcher has announced: an export, for example."""
     monkeypatch.setattr(device_adapter, "_join", lambda *_: pytest.fail("communication was started"))
-    for size in ("", "0", "1", "x"):
+    for size in ("", "0", "1"):
         monkeypatch.setenv("RANK_SIZE", size)
         device = device_adapter.init(settings())
         assert device == Device("CPU", 0, 0, 1) and device.is_main
@@ -95,12 +95,33 @@ def test_authority_of_the_device_index(environment, recipe, given, wanted, monke
 @pytest.mark.parametrize(
     "environment, wanted",
     [
-        ({}, 1), ({"MS_WORKER_NUM": "4", "RANK_SIZE": "8"}, 4), ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
-        ({"MS_WORKER_NUM": "", "RANK_SIZE": "8"}, 8), ({"RANK_SIZE": "²"}, 1),
+        ({}, 1), ({"RANK_SIZE": "8"}, 8), ({"MS_WORKER_NUM": "4", "RANK_SIZE": "8"}, 4), ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
+        ({"RANK_SIZE": ""}, 1), ({"MS_WORKER_NUM": "", "RANK_SIZE": "8"}, 8),
     ],
 )  # fmt: skip
 def test_world_size(environment, wanted):
     assert world_size(environment) == wanted
+
+
+@pytest.mark.parametrize("text", ["x", "²", "٣", "8x", "-1", " 8", "1e9", "9" * 5000, "1\n"])
+@pytest.mark.parametrize("name", ["RANK_SIZE", "MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "RANK_ID", "DEVICE_ID"])
+def test_variables_that_are_no_numbers_are_one_clear_line(monkeypatch, name, text):
+    monkeypatch.setenv("RANK_SIZE", "2")
+    monkeypatch.setenv(name, text)
+    monkeypatch.setattr(device_adapter, "_join", lambda target, index: None)
+    with pytest.raises((DataError, UsageError)) as caught:
+        device_adapter.init(settings())
+    assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["RANK_ID", "OMPI_COMM_WORLD_RANK"])
+def test_a_rank_that_cannot_be_is_not_waited_for(monkeypatch, name):
+    monkeypatch.setenv("RANK_SIZE", "2")
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(DataError, match="rank 2 of 2: ranks count from 0"):
+        device_adapter.init(settings())
+    monkeypatch.setenv("RANK_SIZE", "1")  # of a former run
+    assert device_adapter.init(settings()).size == 1
 
 
 def test_several_processes_join(monkeypatch):

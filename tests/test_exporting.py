@@ -159,6 +159,91 @@ def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == old
 
 
+ODD_NAMES = [
+    "my model", "model (2)", "[v1]+{final}", "c++ & co", "模型", "über/größe 2", "a'b\"c", "50%_#1", "ünï ✓/名前 (1)/m", "-m",
+    "a,b;c=d",    "~x", "*",
+    "new\nline",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+def test_every_name_that_the_file_system_takes(weights, tmp_path, monkeypatch, name, file_format):
+    """The framework takes plain letters only, also in the names of the folders above."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(exporting.tempfile, "tempdir", None)
+    target = tmp_path / "out" / f"{name}.{file_format.lower()}"
+    for folder in (target.parent, tmp_path / "tmp"):
+        folder.mkdir(parents=True)
+    export(weights, target.with_suffix(""), file_format=file_format)
+    assert sorted(target.parent.iterdir()) == sorted([target, target.with_name(target.name + ".json")])
+    assert list((tmp_path / "tmp").iterdir()) == []
+    model, about, _ = load_model(MODEL, target, MODEL.read_config([], ""))
+    network, _ = load_network(MODEL, weights, MODEL.read_config([], ""))
+    assert about["class_names"] == NAMES
+    assert agree(model(pictures(1, 4))[0], network(ms.Tensor(pictures(1, 4))).asnumpy())
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+@pytest.mark.parametrize("folder_mode", [0o777, 0o2775, 0o750])
+@pytest.mark.parametrize("name", ["plain", "名 前"])
+def test_modes_follow_the_umask_and_the_folder_keeps_its_own(weights, tmp_path, mask, folder_mode, name):
+    target = tmp_path / "shared"
+    target.mkdir()
+    target.chmod(folder_mode)
+    before = os.umask(mask)
+    try:
+        for file_format in ("MINDIR", "ONNX"):
+            export(weights, target / name, file_format=file_format)
+    finally:
+        os.umask(before)
+    assert target.stat().st_mode & 0o7777 == folder_mode
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {0o666 & ~mask}
+    assert len(list(target.iterdir())) == 4
+
+
+@pytest.mark.parametrize("name", ["plain", "名 前/m (1)"])
+def test_a_failed_export_leaves_nothing(weights, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(exporting.tempfile, "tempdir", None)
+    target = tmp_path / "out" / name
+    for folder in (target.parent, tmp_path / "tmp"):
+        folder.mkdir(parents=True)
+
+    def fail(*_args, file_name, **_options):
+        Path(f"{file_name}.mindir").write_text("half")
+        Path(f"{file_name}_variables").mkdir()
+        raise RuntimeError("no operator")
+
+    monkeypatch.setattr(exporting.ms, "export", fail)
+    with pytest.raises(DataError, match="cannot be written: no operator"):
+        export(weights, target)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list((tmp_path / "tmp").iterdir()) == [] == list(target.parent.iterdir())
+
+
+def test_names_that_are_no_text(weights, tmp_path):
+    """They could be written, and never be read again."""
+    with pytest.raises(DataError, match=r"file_name=.*caf\\udce9.mindir' is no name in UTF-8.*rename it"):
+        export(weights, tmp_path / "caf\udce9")
+    assert not list(tmp_path.iterdir())
+    for name in ("caf\udce9.mindir", "caf\udce9.onnx", "caf\udce9.ckpt"):
+        (tmp_path / name).write_bytes(weights.read_bytes())
+        with pytest.raises(DataError, match="is no name in UTF-8"):
+            load_model(MODEL, tmp_path / name, MODEL.read_config([], ""))
+
+
+def test_no_plain_folder_to_export_in(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "名"))
+    monkeypatch.setattr(exporting.tempfile, "tempdir", None)
+    for name in ("名", "out put"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(
+        DataError, match="m.mindir cannot be written: neither .* is a path of plain letters; set TMPDIR"
+    ):
+        export(weights, tmp_path / "out put/m")
+
+
 def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):
     """Also a fault of the rewriting leaves nothing behind."""
 

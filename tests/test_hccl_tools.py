@@ -250,13 +250,52 @@ def test_addresses_of_hccn_conf(bench, monkeypatch, option):
     assert bench.content() == {TWO: TWO_TEXT} and bench.asked() == []
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_conf_as_windows_editors_write_it(bench, encoding, end):
+    text = f"address_0=192.168.100.100{end}address_1=192.168.101.101{end}"
+    bench.conf.write_bytes(text.encode(encoding))
+    assert bench.run("--device_num", "[0,2)", "--hccn_conf", bench.conf)[::2] == (0, "")
+    assert bench.content() == {TWO: TWO_TEXT}
+
+
+@pytest.mark.parametrize(
+    "kind, message", [("fifo", "is not a regular file"), ("folder", ""), ("large", "has more than 99 ")]
+)
+def test_a_conf_that_cannot_be_one(bench, monkeypatch, kind, message):
+    monkeypatch.setattr(hccl_tools, "LARGEST_FILE", 99)
+    if kind == "large":
+        bench.conf.write_text("address_0=1.1.1.1\n" * 100)
+    else:
+        os.mkfifo(bench.conf) if kind == "fifo" else bench.conf.mkdir()
+    arguments = ["--device_num", "[0,2)", "--hccn_conf", bench.conf]
+    bench.refused(1, f"{bench.conf} cannot be read (", message, arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("address_0=" + "1" * 100_000, "has the address '1111"),
+        ("address_0=\u00b9.1.1.1", "has the address '\u00b9.1.1.1' for device 0"),
+        ("".join(f"address_0=1.1.{i // 256}.{i % 256}\n" for i in range(5000)), "has different addresses for device 0"),
+    ],
+)
+def test_odd_values_of_a_conf_are_one_short_line(bench, text, message):
+    bench.conf.write_text(text)
+    errors = bench.refused(1, message, arguments=["--device_num", "[0,1)", "--hccn_conf", bench.conf])
+    assert errors.count("\n") == 1 and len(errors) < 500
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         (CONF, "has no address for device 2: it needs one line address_2=<IPv4 address>"),
         (CONF + "address_2=\n", "has the address '' for device 2"),
         (CONF + "address_2=192.168.1\n", "has the address '192.168.1' for device 2"),
-        (CONF + "address_2=1.1.1.1\naddress_2=1.1.1.2\n", "has different addresses for device 2, 1.1.1.1 and 1.1.1.2"),
+        (
+            CONF + "address_2=1.1.1.1\naddress_2=1.1.1.2\n",
+            "has different addresses for device 2, '1.1.1.1' and '1.1.1.2'",
+        ),
         (CONF + "address_2=192.168.100.100\naddress_3=1.1.1.1\n", "devices 0 and 2 have the same address 192.168.100"),
         ("\0\x01", "has no address for device 0"),
         (None, "hccn.conf cannot be read (No such file or directory): put the tools of the Ascend driver on PATH"),
@@ -358,12 +397,53 @@ def device_with(**changes) -> dict:
         (device_with(device_ip=None), "device 5 of server 10.0.0.2 has the device_ip None"),
         (device_with(device_id="4"), "server 10.0.0.2 lists a device twice: [4, 4, 6]"),
         (device_with(rank_id="2"), "the rank ids [0, 2, 2] are not different from each other"),
+        (device_with(rank_id="\u00b2"), "has no number as device_id or rank_id"),
+        (device_with(rank_id="\u0663"), "has no number as device_id or rank_id"),
+        (device_with(rank_id=1.0), "has no number as device_id or rank_id"),
+        (device_with(rank_id=10**9), "has no number as device_id or rank_id"),
+        (json.dumps(device_with(rank_id="@")).replace('"@"', "1e400"), "'1e400' is not a finite number"),
+        (json.dumps(device_with(x="@")).replace('"@"', "-Infinity"), "'-Infinity' is not a finite number"),
+        (json.dumps(device_with(x="@")).replace('"@"', "NaN"), "'NaN' is not a finite number"),
+        (json.dumps(device_with(x="@")).replace('"@"', "9" * 5000), ""),
+        (json.dumps(device_with(rank_id="@")).replace('"@"', "9" * 4000), "has no number as device_id or rank_id"),
+        (edited(lambda entry: entry.update(server_id="\ud800")), "a server has the server_id '\\ud800'"),
+        (edited(lambda entry: entry.update(server_id="a\nb")), "a server has the server_id 'a\\nb'"),
+        (edited(lambda entry: entry.update(server_id="a" * 300)), "a server has the server_id 'aaa"),
+        (edited(lambda entry: entry.update(server_id=7)), "a server has the server_id 7"),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1])
 def test_merge_refuses_what_is_no_rank_table(bench, files, place, bad, message):
     paths = files(*([bad, table(A)] if place == 0 else [table(A), bad]))
-    bench.refused(1, f"error: {paths[place]} is not ", message, "hccl_tools.py", arguments=paths, program=merge_hccl)
+    errors = bench.refused(
+        1, f"error: {paths[place]} is not ", message, "hccl_tools.py", arguments=paths, program=merge_hccl
+    )
+    assert errors.count("\n") == 1 and len(errors) < 500
+
+
+@pytest.mark.parametrize("depth", [9, 300, 900, 5000])
+@pytest.mark.parametrize("kind", ["[", '{"a":'])
+def test_merge_refuses_levels_without_end(bench, files, depth, kind):
+    """Also those that can be read, and not written again."""
+    nested = kind * depth + "0" + {"[": "]"}.get(kind, "}") * depth
+    paths = files(table(A), json.dumps(device_with(x="@")).replace('"@"', nested))
+    bench.refused(1, f"error: {paths[1]} ", "write it anew with hccl_tools.py", arguments=paths, program=merge_hccl)
+
+
+def test_merge_refuses_files_that_cannot_be_tables(bench, files, monkeypatch):
+    (good,) = files(table(A))
+    os.mkfifo(bench.cwd.parent / "pipe")
+    monkeypatch.setattr(hccl_tools, "LARGEST_FILE", 10_000)
+    (bench.cwd.parent / "large").write_text(json.dumps(table(B)) + " " * 10_000)
+    for name, message in (("pipe", "is not a regular file"), ("large", "has more than 10,000 bytes")):
+        bench.refused(1, message, arguments=[good, bench.cwd.parent / name], program=merge_hccl)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_merge_reads_what_windows_editors_write(bench, files, encoding):
+    paths = files(table(A), table(B))
+    paths[1].write_bytes(json.dumps(table(B)).encode(encoding))
+    assert merge(bench, *paths)[::2] == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -197,3 +197,13 @@ def test_descriptions_that_cannot_be_used(exported, tmp_path):
             Path(f"{model}.json").write_text(content)
         with pytest.raises(DataError, match=rf"m\.onnx\.json.*{message}"):
             read_description(MODEL, model)
+
+
+@pytest.mark.parametrize("name", ["m.mindir", "m.onnx", "m.ckpt"])
+@pytest.mark.parametrize(
+    "content, kind", [(b"version https://git-lfs.github.com", "Git LFS"), (b"<html>", "a web page")]
+)
+def test_other_files_are_called_what_they_are(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name} .*is .*{kind}"):
+        load_model(MODEL, tmp_path / name, MODEL.read_config([], ""))

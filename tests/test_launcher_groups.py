@@ -51,7 +51,25 @@ def table_text(*devices: tuple[str, str]) -> str:
     "text, message",
     [
         ("not json", "is not a rank table"),
+        ("{}", "is not a rank table"),
+        ("", "is not a rank table"),
+        ("[]", "is not a rank table"),
+        ("[" * 100_000, "is not a rank table"),
+        ('{"server_list": ' + "[" * 900 + "]" * 900 + "}", "is not a rank table"),
+        ('{"server_list": "ab"}', "is not a rank table"),
+        ('{"server_list": [{"device": 7}]}', "is not a rank table"),
         (table_text(("x", "0")), "is not a rank table"),
+        (table_text(("\u00b2", "0")), "is not a rank table"),
+        (table_text(("\u0663", "0")), "is not a rank table"),
+        (table_text((" 1", "0")), "is not a rank table"),
+        (table_text(("9" * 5000, "0")), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "9" * 4000), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "9" * 5000), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "1e400"), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "NaN"), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "true"), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "[1]"), "is not a rank table"),
+        (table_text(("@", "0")).replace('"@"', "1.0"), "is not a rank table"),
         ('{"server_list": []}', "has no entry for SERVER_ID=0"),
         (table_text(), "lists no device"),
         (table_text(("0", "0"), ("1", "0")), "must list the rank ids 0 to 1, each once; it lists [0, 0]"),
@@ -60,7 +78,28 @@ def table_text(*devices: tuple[str, str]) -> str:
 )
 def test_invalid_rank_table(bench, text, message):
     (bench.caller / "rank table.json").write_text(text)
-    assert f"error: RANK_TABLE_FILE={{caller}}/rank table.json {message}" in bench.refuse("ranks.sh", "rank table.json")
+    errors = bench.refuse("ranks.sh", "rank table.json")
+    assert errors.startswith(f"error: RANK_TABLE_FILE={{caller}}/rank table.json {message}")
+    assert errors.count("\n") == 1 and len(errors) < 500
+
+
+def test_a_rank_table_of_many_megabytes(bench):
+    (bench.caller / "rank table.json").write_text(table_text(("0", "0")) + " " * (17 << 20))
+    assert "it has more than 16777216 bytes" in bench.refuse("ranks.sh", "rank table.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_rank_table_as_windows_editors_write_it(bench, encoding):
+    (bench.caller / "rank table.json").write_bytes(table_text(("4", "0")).encode(encoding))
+    assert values(bench.job("ranks.sh", "rank table.json"), "DEVICE_ID RANK_ID RANK_SIZE") == ["4", "0", "1"]
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "\u0663", "9" * 5000, "-1", "1 2", "0x1", "1\n2"])
+@pytest.mark.parametrize("name", ["DEVICE_ID", "SERVER_ID", "WORKER_NUM", "LAUNCH_CHECK_SECONDS"])
+def test_numbers_in_the_environment(bench, name, text):
+    calls = {"DEVICE_ID": ["one.sh"], "SERVER_ID": ["ranks.sh", bench.rank_table(TWO)], "WORKER_NUM": ["group.sh", "2"]}
+    errors = bench.refuse(*calls.get(name, ["one.sh"]), **{name: text})
+    assert errors == f"error: {name}={text} is not an integer of {1 if name == 'WORKER_NUM' else 0} or more\n"
 
 
 @pytest.mark.parametrize("server", ["1", "-1", "x"])

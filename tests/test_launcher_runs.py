@@ -140,7 +140,7 @@ def test_env_log_holds_no_secrets(bench, script, folder):
 def test_run_folder_that_cannot_be_created(bench):
     bench.make("run")
     errors = bench.refuse("one.sh", "--resume", "auto")
-    assert "error: cannot create the run folder {caller}/run\n" in errors
+    assert "error: cannot write the run folder {caller}/run; start the launcher in another directory" in errors
 
 
 # ---- Start, early death, --wait, signals -----------------------------------------------------------------------------

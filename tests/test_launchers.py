@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,80 @@ def test_help(launcher, tmp_path):
     assert re.match(rf"Usage: (ba)?sh {Path(launcher).name} ", result.stdout) and "PYTHON" in result.stdout
     assert "infer" in launcher or "--wait" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+SHELLS = [shell for shell in ("sh", "dash", "bash --posix", "busybox sh", "bash") if shutil.which(shell.split()[0])]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_each_launcher_works_through_links_and_from_every_shell(launcher, tmp_path):
+    """A link to it, a link to that link from another folder, a link to its folder; started by sh, which may be dash."""
+    (tmp_path / "one.sh").symlink_to(ROOT / launcher)
+    (tmp_path / "my bin").mkdir()
+    (tmp_path / "my bin/two.sh").symlink_to("../one.sh")
+    (tmp_path / "scripts").symlink_to((ROOT / launcher).parent)
+    ways = ["one.sh", "./my bin/two.sh", f"scripts/{Path(launcher).name}", str(ROOT / launcher)]
+    for index, way in enumerate(ways):
+        shell = SHELLS[index % len(SHELLS)].split()
+        result = subprocess.run(
+            [*shell, way, "--help"], cwd=tmp_path, env={"PATH": os.defpath, "PYTHON": "/bin/sh"},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert (result.returncode, result.stderr) == (0, ""), (shell, way)
+        assert "Usage: " in result.stdout
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_job_is_the_same_through_links_and_from_every_shell(bench, shell, is_link):
+    path = bench.model / "scripts/one.sh"
+    if is_link:
+        (bench.caller / "links").mkdir()
+        (bench.caller / "links/go.sh").symlink_to(path)
+        path = bench.caller / "links/go.sh"
+    words = [shutil.which(shell.split()[0]), *shell.split()[1:]]
+    done = subprocess.run(
+        [*words, str(path), "--epochs", "2 3", "--wait"], cwd=bench.caller, env=bench.environment,
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    (job,) = bench.records()
+    assert job["cwd"] == str(bench.model) and job["argv"][-2:] == ["--epochs", "2 3"]
+    assert (bench.caller / "run/log").is_file()
+
+
+def test_the_home_folder(bench):
+    """In the launcher's own arguments, and in options, whose files are then not renamed either."""
+    bench.environment["HOME"] = str(bench.caller)
+    job = bench.job("one.sh", "~/some data", "~/best weights.ckpt", "red", "--other=~/x")
+    assert job["argv"][1:6] == [
+        "--data_dir",
+        f"{bench.caller}/some data",
+        f"--file={bench.caller}/best weights.ckpt",
+        "--colour",
+        "red",
+    ]
+    bench.forget()
+    bench.make("run/a.ckpt")
+    assert "asked to use" in bench.refuse("one.sh", "--file=~/run/a.ckpt")
+
+
+@pytest.mark.parametrize("call", ["one.sh", "group.sh 2", "infer.sh '{caller}/model' '{caller}/data'"])
+def test_a_current_directory_that_cannot_be_written_is_said(bench, call):
+    bench.make("model", "data/")
+    words = bench.words(call)
+    bench.caller = Path("/proc")
+    result = bench.run(*words)
+    assert result.returncode == 1 and bench.records() == []
+    assert re.search(
+        r"error: cannot write .*/proc/.*; start the launcher in another directory, in which you may write\n$",
+        result.stderr,
+    )
+
+
+def test_shared_functions_name_no_model_and_no_data_set():
+    for path in SOURCE.iterdir():
+        assert not re.search("darknet|tinynet|yolo|cifar|imagenet|coco", path.read_text().lower())
 
 
 # ---- Never rename what was asked for: toys ---------------------------------------------------------------------------

@@ -119,6 +119,49 @@ def test_labels_in_json(tmp_path):
     }
 
 
+NO_INDICES = [
+    "9" * 5000,
+    "9" * 10,
+    "\u00b2",
+    "\u0663",
+    "1e400",
+    "1.0",
+    "-1",
+    "+1",
+    "0x1",
+    "1 2",
+    "true",
+    "\uff11",
+    "NaN",
+]
+
+
+@pytest.mark.parametrize("number", NO_INDICES)
+@pytest.mark.parametrize("ending", ["txt", "json"])
+def test_indices_that_cannot_be_are_one_short_line(tmp_path, number, ending):
+    text = f'{{"a": {number}}}' if ending == "json" else f"a:{number}\n"
+    labels = write_labels(tmp_path / f"label.{ending}", text)
+    with pytest.raises(DataError) as caught:
+        postprocess.read_labels(labels)
+    assert str(labels) in str(caught.value) and len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 2000, 100_000])
+@pytest.mark.parametrize("opened, closed", ["[]", ('{"a":', "}"), ("[", "")])
+def test_labels_of_many_levels(tmp_path, depth, opened, closed):
+    inner = "1" if closed == "}" else ""
+    labels = write_labels(tmp_path / "label.json", opened * depth + inner + closed * depth)
+    with pytest.raises(DataError, match="label.json.* is not JSON|an object {NAME: CLASS_INDEX}"):
+        postprocess.read_labels(labels)
+
+
+@pytest.mark.parametrize("line", ["x" * 1_000_000, "x" * 1_000_000 + ":y", ":" * 1_000_000])
+def test_a_line_without_end_is_shown_in_short(tmp_path, line):
+    with pytest.raises(DataError) as caught:
+        postprocess.read_labels(write_labels(tmp_path / "label.txt", line))
+    assert len(str(caught.value)) < 500
+
+
 def test_label_names_may_carry_the_ending_of_the_picture():
     for names, labels, found in (
         (["a.b", "c", "d.v2"], {"a.b.JPEG": 1, "c": 2, "d.v2": 3}, [1, 2, 3]),

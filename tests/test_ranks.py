@@ -37,9 +37,32 @@ def test_local_rank(environment, expected):
     assert local_rank(environment) == expected
 
 
-def test_local_rank_that_is_no_number():
-    with pytest.raises(DataError, match="RANK_ID=first: a number of at most nine digits is expected"):
-        local_rank({"RANK_SIZE": "2", "RANK_ID": "first"})
+NO_NUMBERS = ("first", "\u00b2", "\u0663", "-1", "+1", " 1", "1.0", "1e0", "0x1", "9" * 10, "9" * 5000, "1\n")
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+@pytest.mark.parametrize("name", ["RANK_ID", "RANK_SIZE", "DEVICE_NUM", "OMPI_COMM_WORLD_LOCAL_RANK", "MS_WORKER_NUM"])
+def test_a_variable_that_is_no_number(name, text):
+    with pytest.raises(DataError) as caught:
+        local_rank({"RANK_SIZE": "2", name: text})
+    assert (
+        str(caught.value) == f"environment variable {name}={text[:40]!r}: a number of at most nine digits is expected"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK_SIZE": "2", "RANK_ID": "2"}, "rank 2 of 2, on this server rank 0 of 2"),
+        ({"RANK_SIZE": "2", "RANK_ID": "999999999"}, "rank 999999999 of 2"),
+        ({"RANK_SIZE": "4", "RANK_ID": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "4"}, "on this server rank 4 of 4"),
+        ({"RANK_SIZE": "4", "RANK_ID": "1", "DEVICE_NUM": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}, "rank 2 of 2"),
+        ({"RANK_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, "on this server rank 1 of 1"),
+    ],
+)
+def test_ranks_above_their_number(environment, message):
+    with pytest.raises(DataError, match=f"{message}.*stay below their number"):
+        local_rank(environment)
 
 
 def test_one_copy_for_all_ranks_and_an_upload_after_the_last(place):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import shutil
 from pathlib import Path
 
 from model_utils import record as module
@@ -104,3 +106,57 @@ def test_event_files_are_read_by_the_frameworks_definition(tmp_path):
     found = [(event.step, [(v.tag, v.scalar_value) for v in event.summary.value]) for event in events[1:]]
     assert found == [(1, [("loss", 0.5), ("learning_rate", pytest.approx(1e-4))]), (300_000, [("loss", -2.0)])]
     assert "summary" in writer.path.name and writer.path.name.endswith("_MS")
+
+
+@pytest.fixture
+def file_limit():
+    """Sets how many bytes a file may have, as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (limits[0] if size is None else size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("room", range(0, 30, 3))
+def test_a_full_disk_leaves_whole_lines_and_one_warning(tmp_path, file_limit, caplog, room):
+    record = RunRecord(tmp_path, tmp_path / "summary")
+    record.add(1, loss=0.5)
+    file_limit((tmp_path / "curves.csv").stat().st_size + room)
+    record.add(12, loss=0.25, learning_rate=0.125)
+    record.add(13, loss=0.25, learning_rate=0.125)
+    record.close()
+    file_limit(None)
+    record.add(5, loss=0.0625)
+    record.close()
+    found = rows(tmp_path)
+    assert (found[0], found[-1]) == ((1, "loss", 0.5), (5, "loss", 0.0625))
+    assert set(found[1:-1]) <= {
+        (step, *rest) for step in (12, 13) for rest in (("loss", 0.25), ("learning_rate", 0.125))
+    }
+    assert [r.message.split(":")[0] for r in caplog.records] == ["curves and summaries lack values"]
+    assert "File too large" in caplog.text
+    events = record._summary.path.read_bytes()
+    while events:
+        length = int.from_bytes(events[:8], "little")
+        assert events[8:12] == module._masked_crc(events[:8])
+        assert events[12 + length : 16 + length] == module._masked_crc(events[12 : 12 + length])
+        events = events[16 + length :]
+
+
+def test_a_run_folder_that_is_removed_is_made_anew(tmp_path):
+    record = RunRecord(tmp_path / "run", tmp_path / "run/summary")
+    record.add(1, loss=0.5)
+    shutil.rmtree(tmp_path / "run")
+    record.add(2, loss=0.25)
+    record.close()
+    assert rows(tmp_path / "run") == [(2, "loss", 0.25)]
+    assert (tmp_path / "run/curves.png").is_file() and b"MindSpore.Event:1" in record._summary.path.read_bytes()
+
+
+def test_a_removed_folder_that_cannot_be_made_anew_does_not_end_the_run(tmp_path, caplog):
+    record = RunRecord(tmp_path / "run", tmp_path / "run/summary")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").touch()
+    for step in (1, 2):
+        record.add(step, loss=0.5)
+    record.close()
+    assert len(caplog.records) == 1 and "training goes on" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import struct
 import sys
 from pathlib import Path
@@ -34,8 +35,8 @@ def darknet(path: Path, may_lack_head: bool = False):
     return found, {"network": {**NETWORK, "num_classes": classes}, "input": weights.darknet_input(24)}
 
 
-def state(path: Path):
-    found = {weights.torch_name(name): value for name, value in weights.read_state(path).items()}
+def state(path: Path, part: str = ""):
+    found = {weights.torch_name(name): value for name, value in weights.read_state(path, part).items()}
     classes = weights.class_count(found, "fc.weight")
     return found, {"network": {**NETWORK, "num_classes": classes}, "input": INPUT}
 
@@ -198,7 +199,6 @@ def test_length_of_another_network(tmp_path, change):
     [
         (b"", "has 0 bytes"),
         (header(seen=4)[:-1], "has 15 bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\n" * 9, "no darknet weights file"),
         (header((0, 1001, 0)) + bytes(100), "starts with version 0.1001"),
         (header((-1, 2, 0)) + bytes(100), "starts with version -1.2"),
         (header() + (-numbers(5)).tobytes(), "stem.bn.moving_variance has values that are not finite, or negative"),
@@ -230,6 +230,166 @@ def test_pth(tmp_path, torch):
         assert same(convert(tmp_path / name)[0], by_hand(numbers(6), 6))
         write(tmp_path / name, (tmp_path / name).read_bytes()[:-100])
         assert "is not a sound PyTorch file" in refused(tmp_path / name)
+
+
+def tensors(torch, prefix: str = "", scale: float = 1.0) -> dict:
+    return {
+        prefix + key: torch.from_numpy(np.array(value * scale, value.dtype)) for key, value in torch_state().items()
+    }
+
+
+PREFIXES = [
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "module._orig_mod.",
+    "_orig_mod.module.",
+    "module.module.",
+    "model.module._orig_mod.",
+]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_what_a_training_puts_before_the_names(tmp_path, torch, capsys, prefix, name):
+    source = tmp_path / name
+    if name == "x.pth":
+        torch.save(tensors(torch, prefix), source)
+    else:
+        save_file({prefix + key: np.array(value) for key, value in torch_state().items()}, source)
+    assert same(convert(source)[0], by_hand(numbers(6), 6))
+    assert f"notice: the names of {source} are read without " in capsys.readouterr().out
+
+
+def test_a_compiled_part_and_a_name_that_differs(tmp_path, torch, capsys):
+    content = {key.replace("stem.", "stem._orig_mod."): value for key, value in tensors(torch).items()}
+    torch.save({**content, "n_averaged": torch.zeros(1)}, tmp_path / "x.pth")
+    assert same(convert(tmp_path / "x.pth")[0], by_hand(numbers(6), 6))
+    torch.save({**content, **tensors(torch)}, tmp_path / "x.pth")
+    assert "differ in _orig_mod. only" in refused(tmp_path / "x.pth")
+    torch.save({**tensors(torch, "model."), "loss.weight": torch.zeros(3)}, tmp_path / "x.pth")
+    capsys.readouterr()
+    refused(tmp_path / "x.pth")
+    assert "begin with model., which is kept: loss.weight ... do not" in capsys.readouterr().out
+
+
+PARTS = [
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_ema",
+    "state_dict_ema",
+    "net",
+    "my_weights",
+    "generator.state_dict",
+]
+
+
+def wrapped(name: str, state: dict) -> dict:
+    outer, _, inner = name.partition(".")
+    return {outer: {inner: state, "step": 7} if inner else state}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_only_part_is_taken_and_named(tmp_path, torch, capsys, part):
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"epoch": 3, "optimizer": optimizer, **wrapped(part, tensors(torch, "module."))}, tmp_path / "x.pth")
+    assert same(convert(tmp_path / "x.pth")[0], by_hand(numbers(6), 6))
+    assert f"notice: {part} of {tmp_path / 'x.pth'} is read\n" in capsys.readouterr().out
+
+
+def test_one_of_several_parts(tmp_path, torch, capsys):
+    """The raw weights unless --part asks for others; where none is known by its name, --part must say."""
+    source, half = tmp_path / "x.pth", by_hand(numbers(6) / 2, 6)
+    torch.save({"state_dict_ema": tensors(torch, scale=0.5), "state_dict": tensors(torch)}, source)
+    assert same(convert(source)[0], by_hand(numbers(6), 6))
+    assert (
+        f"notice: state_dict of {source} is read; --part takes another one: state_dict_ema\n" in capsys.readouterr().out
+    )
+    assert same(convert(source, "--part", "state_dict_ema")[0], half)
+    message = refused(source, "--part", "ema")
+    assert (
+        f"part=ema: {source} holds the state dictionaries state_dict_ema, state_dict; give one with --part" in message
+    )
+    torch.save({"one": tensors(torch), "two": {"b": tensors(torch, scale=0.5)}}, source)
+    assert f"{source} holds the state dictionaries one, two.b; give one with --part NAME" in refused(source)
+    assert same(convert(source, "--part", "two.b")[0], half)
+
+
+def test_a_part_of_what_has_none(tmp_path, torch, safetensors):
+    torch.save(tensors(torch), tmp_path / "x.pth")
+    assert "holds no state dictionary" in refused(tmp_path / "x.pth", "--part", "state_dict")
+    assert "only files that end in .pth or .pt have parts" in refused(safetensors(), "--part", "x", error=UsageError)
+
+
+def test_a_training_file_of_timm(tmp_path, torch):
+    """Its options are a Namespace of plain values."""
+    arguments = argparse.Namespace(lr=0.1, model="toy", mean=[0.5], aa=None, nested=argparse.Namespace(x=1))
+    content = {"epoch": 3, "arch": "toy", "version": 2, "args": arguments, "metric": 71.5, "state_dict": tensors(torch)}
+    torch.save(content, tmp_path / "x.pth.tar.pth")
+    assert same(convert(tmp_path / "x.pth.tar.pth")[0], by_hand(numbers(6), 6))
+
+
+class Harmful:
+    """Runs a program where it is unpickled."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+def test_nothing_but_plain_values_is_made(tmp_path, torch):
+    """Also within the options; what was met is named."""
+    for harm in (Harmful(tmp_path / "harm"), argparse.Namespace(x=Harmful(tmp_path / "harm"))):
+        torch.save({"state_dict": tensors(torch), "args": harm}, tmp_path / "x.pth")
+        message = refused(tmp_path / "x.pth")
+        assert "holds objects of a program (" in message and "torch.save(network.state_dict(), FILE)" in message
+    assert not (tmp_path / "harm").exists()
+
+
+OTHER_FILES = [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS"),
+    (b"<!DOCTYPE html><html>", "a web page"),
+    (b"<?xml version='1.0'?>", "a web page"),
+    (b"\n\n  <html>", "a web page"),
+    (b'{"error": "not found"}', "a JSON text"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(99), "an HDF5 file"),
+    (b"\x1f\x8b\x08" + bytes(99), "a gzip archive"),
+]
+
+
+@pytest.mark.parametrize("content, kind", OTHER_FILES)
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.safetensors", "x.weights", "x.conv.2", "x.ckpt"])
+def test_other_files_are_called_what_they_are(tmp_path, torch, name, content, kind):
+    message = refused(write(tmp_path / name, content))
+    assert f"is {kind}" in message and "damaged" not in message
+
+
+@pytest.mark.parametrize("name", ["x.ckpt", "x.safetensors", "x.weights"])
+@pytest.mark.parametrize("head", [b"PK\x03\x04archive/data.pkl", b"\x80\x02}q\x00"])
+def test_a_file_of_pytorch_or_lightning_under_another_name(tmp_path, name, head):
+    message = refused(write(tmp_path / name, head, bytes(200)))
+    assert "PyTorch's" in message and "convert_checkpoint.py reads it as NAME.pth" in message
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.weights", "x.ckpt"])
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
+    def no(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(checkpoint, "kind_of", no)
+    assert "may not be read by this user; change its permissions" in refused(write(tmp_path / name, b"x"))
+
+
+@pytest.mark.parametrize("length", range(30, 130))
+def test_a_checkpoint_is_not_taken_for_a_text(tmp_path, length):
+    """A file of protobuf begins with a line break and a length, which may be the code of < or {."""
+    path = tmp_path / "x.ckpt"
+    ms.save_checkpoint([{"name": "w" * length, "data": ms.Tensor(np.ones(1, np.float32))}], str(path))
+    checkpoint.require_weights(path)
+    assert checkpoint.kind_of(path) == ""
 
 
 def test_new_head(safetensors):
@@ -325,7 +485,7 @@ def test_class_names(safetensors, tmp_path, capsys):
         ("- [cat]\n", "lines such as"),
         ("", "lines such as"),
         ("- [cat\n", "cannot be read as YAML"),
-        ("- \xff\n", "no text in UTF-8"),
+        ("- \xff\n", "is no text in UTF-8"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -353,3 +513,14 @@ def test_a_converted_checkpoint_is_read_by_all_programs(tmp_path):
     network, about = load_network(MODEL, target, MODEL.read_config([], ""))
     assert about["network"]["num_classes"] == 5 and about["input"]["std"] == [1, 1, 1]
     assert same({n: p.asnumpy() for n, p in network.parameters_dict().items()}, by_hand(numbers(5), 5))
+
+
+def test_paths_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = options("--input=~/a.pth", "--output=~/b.ckpt", "--class_names=~/names")
+    assert (found.input, found.output, found.class_names) == (
+        tmp_path / "a.pth",
+        tmp_path / "b.ckpt",
+        f"{tmp_path}/names",
+    )
+    assert str(options("--input=~nobody here/a", "--output=b").input) == "~nobody here/a"

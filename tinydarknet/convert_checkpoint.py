@@ -10,6 +10,7 @@ left over. What the weights were trained for (input size, mean, std ...) is stor
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,13 +55,13 @@ def read_zoo(path: Path) -> tuple[Weights, dict[str, Any]]:
     return weights, describe(foreign.class_count(weights, f"{HEAD}.conv.weight"), **old)
 
 
-def read_torch(path: Path, name_map: Mapping[str, str]) -> tuple[Weights, dict[str, Any]]:
+def read_torch(path: Path, part: str = "", *, name_map: Mapping[str, str]) -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of a PyTorch state dictionary.
 
     Its names are those of this network (conv1.conv.weight, conv1.bn.running_mean ...) once `name_map` has replaced the
     longest matching beginning of each, such as {"features.0": "conv1.conv"}.
     """
-    state = foreign.read_state(path)
+    state = foreign.read_state(path, part)
     weights = {foreign.torch_name(_mapped(name, name_map)): value for name, value in state.items()}
     if f"{HEAD}.conv.weight" not in weights:
         raise DataError(
@@ -80,7 +81,9 @@ def _mapped(name: str, name_map: Mapping[str, str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     parser = foreign.argument_parser(__doc__)
-    parser.add_argument("--name_map", help="YAML file: beginning of a PyTorch name -> beginning of a name here")
+    parser.add_argument(
+        "--name_map", type=os.path.expanduser, help="YAML file: beginning of a PyTorch name -> beginning of a name here"
+    )
     options = parser.parse_args(argv)
     name_map = foreign.read_yaml(options.name_map, "name_map", dict) or {}
     from_torch = functools.partial(read_torch, name_map=name_map)

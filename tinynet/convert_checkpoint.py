@@ -47,9 +47,9 @@ def described(weights: Weights) -> tuple[Weights, dict[str, Any]]:
     return weights, {"network": network, "input": spec, "class_names": None}
 
 
-def read_timm(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_timm(path: Path, part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of timm's `tinynet_*`; the names differ in the leaves of the batch norms."""
-    return described({from_timm(name): value for name, value in foreign.read_state(path).items()})
+    return described({from_timm(name): value for name, value in foreign.read_state(path, part).items()})
 
 
 def from_timm(name: str) -> str:

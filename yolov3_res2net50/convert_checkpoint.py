@@ -23,6 +23,7 @@ from typing import Any
 from src.model_utils import checkpoint, program
 from src.model_utils import weights as foreign
 from src.model_utils.errors import DataError, UsageError
+from src.model_utils.files import home_path
 from src.model_utils.weights import IMAGENET_MEAN, IMAGENET_STD, Weights
 from src.res2net import BLOCKS, Res2Net
 
@@ -124,9 +125,9 @@ def describe(shortcut: str) -> dict[str, Any]:
     }
 
 
-def read_timm(path: Path) -> tuple[Weights, dict[str, Any]]:
+def read_timm(path: Path, part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights and metadata of timm's `res2net50d`."""
-    state = foreign.read_state(path)
+    state = foreign.read_state(path, part)
     if "conv1.weight" in state:
         raise DataError(
             f"{path} begins with one convolution (conv1.weight, {state['conv1.weight'].shape}), as timm's "
@@ -166,11 +167,12 @@ def halved(weights: Weights, source: Path) -> Weights:
 
 def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", "--input_file", required=True, type=Path, help="file with the weights")
+    parser.add_argument("--input", "--input_file", required=True, type=home_path, help="file with the weights")
     parser.add_argument(
-        "--output", "--output_file", type=Path, default=Path("backbone_res2net50.ckpt"),
+        "--output", "--output_file", type=home_path, default=Path("backbone_res2net50.ckpt"),
         help="checkpoint to write, ends in .ckpt; default: %(default)s",
     )  # fmt: skip
+    parser.add_argument("--part", default="", help=foreign.PART_HELP)
     parser.add_argument("--fp16", action="store_true", help="store half precision: half the size")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -181,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.output.suffix != ".ckpt":
         raise UsageError(f"output={options.output}: the ending .ckpt is accepted")
     readers = {".ckpt": read_zoo, **{ending: read_timm for ending in (".pth", ".pt", ".safetensors")}}
-    weights, metadata = foreign.read(options.input, readers)
+    weights, metadata = foreign.read(options.input, readers, options.part)
     if options.fp16:
         weights = halved(weights, options.input)
     checkpoint.save(options.output, weights, {**metadata, "source": options.input.name})

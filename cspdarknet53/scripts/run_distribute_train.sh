@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train on the Ascend devices of a rank table, device i in the folder train_parallel<i> of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train.sh [RANK_TABLE_FILE] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
        DEVICE_NUM=N bash run_distribute_train.sh [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
@@ -11,7 +12,7 @@ process to its own share of the cores), LAUNCH_KILL_SECONDS (what the other rank
 default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and
 WORKER_NUM (processes of all servers); the defaults HCCL_CONNECT_TIMEOUT=600, DEPLOY_MODE=0 and GE_USE_STATIC_MEMORY=1 are set where unset."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 # has_rank_table ARGUMENT...: is the first one a rank table? Where it does not exist, the second one tells.
 has_rank_table() {

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Evaluate a checkpoint on one Ascend device, or with --device_target CPU on the CPU, in the folder eval<DEVICE_ID> of
 # the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_eval.sh [DEVICE_ID] [DATA_DIR] [PATH_CHECKPOINT] [OPTIONS]
 DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. The log
 is eval.log; the link log.txt beside it points to it."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3

@@ -2,14 +2,15 @@
 # Run a MINDIR or ONNX model on the pictures of a data set with infer.py on the CPU, and compute the accuracy, all in
 # the current directory: infer_result, infer.log, acc.log, and the labels, imagenet_label.json. The exit status is that
 # of the first step that fails.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_infer_cpu.sh [MODEL_PATH] [DATA_PATH] [OPTIONS]
 MODEL_PATH is a model of export.py, with its description MODEL_PATH.json beside it; DATA_PATH holds one folder of
 pictures for each class."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 # shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 OPTIONS_HELP="$INFER_OPTIONS_HELP"
 
 parse_arguments "$@"

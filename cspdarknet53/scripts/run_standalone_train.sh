@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Train on one Ascend device, or with --device_target CPU on the CPU, in the folder train of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_standalone_train.sh [DEVICE_ID] [DATA_DIR] (option)[PATH_CHECKPOINT] [OPTIONS]
 DATA_DIR holds one folder for each class; with --list_file FILE it holds the images that FILE names. Training
 starts from the weights of PATH_CHECKPOINT, if it is given. The link log.txt of the current directory points to the
 log of the newest run, train/log.txt."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2 3

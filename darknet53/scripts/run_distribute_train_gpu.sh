@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train on several GPUs through msrun or mpirun, in the folder train_parallel of the current directory. With
 # --device_target CPU msrun starts as many processes on the CPU.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train_gpu.sh darknet53 imagenet2012 [DATASET_PATH] (PRETRAINED_CKPT_PATH) [OPTIONS]
 DATASET_PATH holds the folder train, unless --train_data_dir names another one. Training starts from the weights of
@@ -9,7 +10,7 @@ Environment: DEVICE_NUM (number of GPUs of this server, default: 8), LAUNCHER (m
 exists), MASTER_PORT; for several servers MASTER_ADDR (of the first server), NODE_RANK (0, 1, ...) and WORKER_NUM (GPUs
 of all servers)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3 4

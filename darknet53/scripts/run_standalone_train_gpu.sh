@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Train on one GPU, or with --device_target CPU on the CPU, in the folder train of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_standalone_train_gpu.sh darknet53 imagenet2012 [DATASET_PATH] (PRETRAINED_CKPT_PATH) [OPTIONS]
 DATASET_PATH holds the folder train, unless --train_data_dir names another one. Training starts from the weights of
 PRETRAINED_CKPT_PATH, if it is given.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 3 4

@@ -153,7 +153,7 @@ class TimmConversion(DarkNetConversion):
         zeros = {name: np.zeros(shape, np.float32) for name, shape, *_ in self.TIMM["state_dict"]}
         for changes, message in self.FAULTS:
             state = {name: value for name, value in {**zeros, **changes}.items() if value is not None}
-            monkeypatch.setattr(foreign, "read_state", lambda path, state=state: state)
+            monkeypatch.setattr(foreign, "read_state", lambda path, part, state=state: state)
             assert message in refused(write(tmp_path / "x.safetensors"))
 
     def test_state_dictionary_of_another_network(self, tmp_path):

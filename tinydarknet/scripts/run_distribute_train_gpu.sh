@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train on several GPUs through msrun or mpirun, in the folder distribute_train_gpu of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train_gpu.sh [RANK_SIZE] [OPTIONS]
        bash run_distribute_train_gpu.sh [RANK_SIZE] [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]
@@ -8,7 +9,7 @@ imagenet_config.yaml.
 Environment: LAUNCHER (msrun or mpirun, default: msrun where it exists), MASTER_PORT; for several servers MASTER_ADDR
 (of the first server), NODE_RANK (0, 1, ...) and WORKER_NUM (GPUs of all servers)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 3

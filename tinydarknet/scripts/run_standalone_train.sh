@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Train on one Ascend device, in the folder train_single of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_standalone_train.sh [DEVICE_ID] [OPTIONS]
        bash run_standalone_train.sh [DEVICE_ID] [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]
 The first form trains on the imagenet recipe with the paths of imagenet_config.yaml."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 3

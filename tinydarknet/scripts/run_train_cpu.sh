@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Train on the CPU, in the folder train_cpu of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_train_cpu.sh [TRAIN_DATA_DIR] [cifar10|imagenet] [OPTIONS]"
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2

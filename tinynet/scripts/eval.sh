@@ -11,7 +11,7 @@ in both are taken from the current directory. The run folder device<DEVICE_ID>_<
 NAME_eval.log is made in the current directory, or in the model's folder if that is the folder of the launchers.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
 # shellcheck source-path=SCRIPTDIR source=tinynet_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/tinynet_common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/tinynet_common.sh"
 
 parse_options "$@"
 device_id="$(integer_argument DEVICE_ID "${DEVICE_ID:-0}")"
@@ -29,7 +29,7 @@ export DEVICE_ID="$device_id"
 # What run_job does, with a folder that no other evaluation has: two may start in the same second.
 run_dir="$CALLER_DIR/device${device_id}_$STAMP"
 while ! mkdir -- "$run_dir" 2>/dev/null; do
-    [[ -e "$run_dir" ]] || die "cannot create the run folder $run_dir"
+    [[ -e "$run_dir" ]] || cannot_write "the run folder $run_dir"
     pause 1
     run_dir="$CALLER_DIR/device${device_id}_$(date +%Y%m%d-%H%M%S)"
 done

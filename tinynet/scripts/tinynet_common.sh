@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Functions of the three launchers, which source this file; it does nothing when run by itself. The settings come from
 # options and environment variables: the launchers have no positional arguments.
-set +o posix # sh may be bash; this leaves its POSIX mode
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
 

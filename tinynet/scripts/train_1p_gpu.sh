@@ -12,7 +12,7 @@ Relative paths in both are taken from the current directory. The run folder devi
 the checkpoints is made in the current directory, or in the model's folder if that is the folder of the launchers.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
 # shellcheck source-path=SCRIPTDIR source=tinynet_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/tinynet_common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/tinynet_common.sh"
 
 parse_options "$@"
 device_id="$(integer_argument DEVICE_ID "${DEVICE_ID:-0}")"

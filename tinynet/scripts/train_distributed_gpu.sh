@@ -15,7 +15,7 @@ the checkpoints is made in the current directory, or in the model's folder if th
 Environment: LAUNCHER (msrun or mpirun, default: msrun where it exists), MASTER_PORT; for several servers MASTER_ADDR (of
 the first server), NODE_RANK (0, 1, ...) and WORKER_NUM (GPUs of all servers)."
 # shellcheck source-path=SCRIPTDIR source=tinynet_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/tinynet_common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/tinynet_common.sh"
 
 parse_options "$@"
 take_option -n

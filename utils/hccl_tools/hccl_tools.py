@@ -21,6 +21,7 @@ Exit status: 0 written, 1 the addresses cannot be found or the file cannot be wr
 from __future__ import annotations
 
 import argparse
+import codecs
 import ipaddress
 import json
 import os
@@ -40,7 +41,10 @@ HCCN_CONF = Path("/etc/hccn.conf")
 QUERY_SECONDS = 30  # for the answer of hccn_tool
 SHOWN_CHARACTERS = 300  # of what hccn_tool has printed, in an error
 
-RANGE = re.compile(r"\[\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
+LARGEST_FILE = 16 << 20  # bytes of a file of addresses or a rank table; one of 4,096 devices has half a million
+SHOWN_VALUE = 60  # characters of a wrong value in an error
+
+RANGE = re.compile(r"\[\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*\)")
 TOOL_LINE = re.compile(r"^[ \t]*ipaddr[ \t]*:(.*)$", re.MULTILINE)
 CONF_LINE = re.compile(r"^[ \t]*address_([0-9]+)[ \t]*=(.*)$", re.MULTILINE)
 CONF_FORM = "lines address_<physical id>=<IPv4 address>"
@@ -48,6 +52,45 @@ CONF_FORM = "lines address_<physical id>=<IPv4 address>"
 
 class EnvironmentProblem(Exception):
     """Something that the machine should provide is missing or wrong."""
+
+
+# ---- Files -----------------------------------------------------------------------------------------------------------
+
+
+def home_path(text: str) -> Path:
+    """Returns the path of a text, which may begin with ~."""
+    return Path(os.path.expanduser(text))
+
+
+def file_content(path: Path) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no regular file, or too large for what it should be.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"it has more than {LARGEST_FILE:,} bytes")
+    return content
+
+
+def as_text(content: bytes) -> str:
+    """Returns the text in a content: UTF-8, or UTF-16 where it begins with the mark of that; other bytes are replaced."""
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if is_utf_16 else "utf-8-sig", "replace")
+
+
+def shown(value: object) -> str:
+    """Returns a value as an error shows it: in short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a deep nesting
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN_VALUE else text[:SHOWN_VALUE] + "..."
 
 
 # ---- Command line ----------------------------------------------------------------------------------------------------
@@ -128,7 +171,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="physical ids of the devices that this system sees (default %(default)s)",
     )
     parser.add_argument("--server_ip", type=server_address, help="address of this server (default: that of its name)")
-    parser.add_argument("--hccn_conf", type=Path, help=f"file with {CONF_FORM}, read instead of asking hccn_tool")
+    parser.add_argument("--hccn_conf", type=home_path, help=f"file with {CONF_FORM}, read instead of asking hccn_tool")
     arguments = parser.parse_args(argv)
     logical, visible = arguments.device_num, arguments.visible_devices
     if logical.stop > len(visible):
@@ -242,10 +285,11 @@ def read_hccn_conf(devices: list[int], path: Path, reason: str = "") -> dict[int
         EnvironmentProblem: the file cannot be read, or has not exactly one address for a device.
     """
     try:
-        lines = CONF_LINE.findall(path.read_text(encoding="utf-8", errors="replace"))
-    except OSError as error:
+        lines = CONF_LINE.findall(as_text(file_content(path)))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
         raise EnvironmentProblem(
-            f"{reason}{path} cannot be read ({error.strerror}): put the tools of the Ascend driver on PATH, "
+            f"{reason}{path} cannot be read ({why}): put the tools of the Ascend driver on PATH, "
             f"or name a file with {CONF_FORM} with --hccn_conf"
         ) from error
     try:
@@ -265,11 +309,13 @@ def configured_address(lines: list[tuple[str, str]], device: int) -> str:
     if not values:
         raise ValueError(f"has no address for device {device}: {form}")
     if len(values) > 1:
-        raise ValueError(f"has different addresses for device {device}, {' and '.join(values)}: {form}")
+        raise ValueError(f"has different addresses for device {device}, {' and '.join(map(shown, values[:3]))}: {form}")
     try:
         return ipv4(values[0])
     except ValueError as error:
-        raise ValueError(f"has the address {values[0]!r} for device {device} ({error}): {form}") from error
+        raise ValueError(
+            f"has the address {shown(values[0])} for device {device} ({str(error)[:SHOWN_VALUE]}): {form}"
+        ) from error
 
 
 # ---- The table -------------------------------------------------------------------------------------------------------

@@ -16,11 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import re
 import sys
 from pathlib import Path
 
-from hccl_tools import STATUS, VERSION, cluster_table, ipv4, write_table
+from hccl_tools import STATUS, VERSION, cluster_table, file_content, ipv4, shown, write_table
+
+LONGEST_NAME = 255  # characters of a server_id, an address or a host name
+DEEPEST = 8  # objects and lists within each other; a rank table has 4
 
 
 class TableError(Exception):
@@ -39,16 +44,44 @@ def read_table(path: str) -> list[dict]:
     Raises:
         TableError: it is not the rank table of at least one server, or is not complete.
     """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TableError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path} is not JSON: {error}; write it anew with hccl_tools.py") from error
+    table = read_json(Path(path))
     problem = table_problem(table)
     if problem:
         raise TableError(f"{path} is not a usable rank table: {problem}; write it anew with hccl_tools.py")
     return table["server_list"]
+
+
+def read_json(path: Path) -> object:
+    """Reads a JSON file, in UTF-8, UTF-16 or UTF-32.
+
+    Raises:
+        TableError: it cannot be read, is no JSON, or holds what a rank table cannot: numbers that are not finite,
+            objects within objects without end.
+    """
+    try:
+        text = file_content(path)
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        content = json.loads(text, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path} is not JSON: {shown(str(error))[1:-1]}; write it anew with hccl_tools.py") from error
+    if is_deep(content, DEEPEST):
+        raise TableError(f"{path} has more than {DEEPEST} levels within each other; write it anew with hccl_tools.py")
+    return content
+
+
+def finite(text: str) -> float:
+    """Returns the number that a text stands for; ValueError where JSON could not write it again."""
+    if not math.isfinite(float(text)):
+        raise ValueError(f"{shown(text)} is not a finite number")
+    return float(text)
+
+
+def is_deep(value: object, levels: int) -> bool:
+    """Tells whether a JSON value has more levels than that."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return items is not None and (levels == 0 or any(is_deep(item, levels - 1) for item in items))
 
 
 def table_problem(table: object) -> str:
@@ -57,41 +90,42 @@ def table_problem(table: object) -> str:
         return "it holds no JSON object"
     for key, expected in (("version", VERSION), ("status", STATUS)):
         if table.get(key) != expected:
-            return f"{key} is {table.get(key)!r}, not {expected!r}"
+            return f"{key} is {shown(table.get(key))}, not {expected!r}"
     servers = table.get("server_list")
     if not isinstance(servers, list) or not servers:
         return "server_list is not a list of servers"
     if number(table.get("server_count")) != len(servers):
-        return f"server_count is {table.get('server_count')!r}, server_list holds {len(servers)}"
+        return f"server_count is {shown(table.get('server_count'))}, server_list holds {len(servers)}"
     problem = next((found for server in servers if (found := server_problem(server))), "")
     if not problem:
         ranks = [number(device["rank_id"]) for server in servers for device in server["device"]]
         if len(set(ranks)) != len(ranks):
-            problem = f"the rank ids {ranks} are not different from each other"
+            problem = f"the rank ids {shown(ranks)} are not different from each other"
     return problem
 
 
 def server_problem(server: object) -> str:
     """Tells what is wrong with a server of a rank table; the empty string if nothing is."""
-    if not isinstance(server, dict) or not isinstance(server.get("server_id"), str) or not server["server_id"]:
-        return "a server has no server_id"
-    name, devices = server["server_id"], server.get("device")
+    name = server.get("server_id") if isinstance(server, dict) else None
+    if not isinstance(name, str) or not name or not name.isprintable() or len(name) > LONGEST_NAME:
+        return "a server has no server_id" if not name else f"a server has the server_id {shown(name)}"
+    devices = server.get("device")
     if not isinstance(devices, list) or not devices:
         return f"server {name} lists no device"
     for device in devices:
         if not isinstance(device, dict) or None in (number(device.get("device_id")), number(device.get("rank_id"))):
-            return f"a device of server {name} has no number as device_id or rank_id: {device!r}"
+            return f"a device of server {name} has no number as device_id or rank_id: {shown(device)}"
         if not is_address(device.get("device_ip")):
-            return f"device {device['device_id']} of server {name} has the device_ip {device.get('device_ip')!r}"
+            return f"device {device['device_id']} of server {name} has the device_ip {shown(device.get('device_ip'))}"
     ids = [number(device["device_id"]) for device in devices]
     if len(set(ids)) != len(ids):
-        return f"server {name} lists a device twice: {ids}"
+        return f"server {name} lists a device twice: {shown(ids)}"
     return ""
 
 
 def number(value: object) -> int | None:
     """Returns the value of an id, which may be a number or its digits; None if it is neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9:
         value = str(value)
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else None
 
@@ -150,7 +184,9 @@ def merge(tables: list[list[dict]]) -> dict:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; a wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Merges rank tables to one of the whole cluster.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="rank tables, the server with rank 0 first")
+    parser.add_argument(
+        "files", nargs="+", type=os.path.expanduser, metavar="FILE", help="rank tables, the server with rank 0 first"
+    )
     arguments = parser.parse_args(argv)
     if len(arguments.files) < 2:
         parser.error(f"got one file, {arguments.files[0]}: give the rank tables of two servers or more")

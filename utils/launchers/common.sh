@@ -9,6 +9,9 @@
 #   run_rank_table_job PREFIX LOG_NAME FILE       one process for each device of an Ascend rank table
 # FOLDER is created in the caller's directory; the program runs in the model's folder and gets --run_dir.
 
+# A launcher resolves links to itself before it sources this file, and calls bash when another sh has started it.
+
+set +o posix # sh may be bash; this leaves its POSIX mode
 # shellcheck disable=SC2034  # some of the variables are for the launchers
 CALLER_DIR="$PWD"
 MODEL_DIR="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
@@ -41,6 +44,10 @@ ENV_LOG_NAMES="DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM SERVER_ID RANK_TABLE_FILE 
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
+}
+
+cannot_write() {
+    die "cannot write $1; start the launcher in another directory, in which you may write"
 }
 
 usage_error() {
@@ -93,6 +100,7 @@ option_value() {
 absolute_path() {
     case "$1" in
         "" | /*) printf '%s' "$1" ;;
+        "~" | "~/"*) printf '%s' "${HOME-}${1#"~"}" ;; # in quotes, or after the = of an option
         *) printf '%s' "${CALLER_DIR%/}/${1#./}" ;;
     esac
 }
@@ -112,12 +120,12 @@ file_argument() {
 }
 
 integer_argument() {
-    [[ "$2" =~ ^[0-9]{1,9}$ ]] || die "$1=$2 is not an integer of 0 or more"
+    [[ "$2" =~ ^[0123456789]{1,9}$ ]] || die "$1=$2 is not an integer of 0 or more"
     printf '%d' "$((10#$2))"
 }
 
 positive_argument() {
-    if [[ ! "$2" =~ ^[0-9]{1,9}$ ]] || ((10#$2 == 0)); then die "$1=$2 is not an integer of 1 or more"; fi
+    if [[ ! "$2" =~ ^[0123456789]{1,9}$ ]] || ((10#$2 == 0)); then die "$1=$2 is not an integer of 1 or more"; fi
     printf '%d' "$((10#$2))"
 }
 
@@ -155,7 +163,7 @@ for word in sys.argv[4 + count :]:
         key, _, word = word.partition("=")
     if key.strip("-").replace("-", "_") not in OUTPUTS.split():
         values = filter(None, [word, *word.split(",")])
-        named += [os.path.join(base, value) for value in values for base in (os.getcwd(), model)]
+        named += [os.path.join(base, os.path.expanduser(value)) for value in values for base in (os.getcwd(), model)]
 
 
 def passed(path):
@@ -202,7 +210,7 @@ set_aside() {
         # The stamp goes first, so that patterns such as train*/log find the new run only.
         name="old_${STAMP}_${path##*/}" number=1
         while [[ -e "${path%/*}/$name" ]]; do name="old_${STAMP}_$((++number))_${path##*/}"; done
-        mv -- "$path" "${path%/*}/$name"
+        mv -- "$path" "${path%/*}/$name" || cannot_write "${path%/*}/$name"
         echo "renamed the earlier $path to $name"
     done
 }
@@ -212,7 +220,7 @@ make_run_dirs() {
     local folder
     if [[ -z "$(option_value resume)" ]]; then set_aside "$@"; fi
     for folder in "$@"; do
-        mkdir -p -- "$folder" || die "cannot create the run folder $folder"
+        mkdir -p -- "$folder" || cannot_write "the run folder $folder"
     done
 }
 
@@ -233,7 +241,7 @@ write_env_log() {
     local name
     for name in $ENV_LOG_NAMES; do
         if [[ -n "${!name+set}" ]]; then printf '%s=%s\n' "$name" "${!name}"; fi
-    done >"$1/env.log"
+    done >"$1/env.log" || cannot_write "$1/env.log"
 }
 
 # ---- Start and follow a job ------------------------------------------------------------------------------------------
@@ -250,7 +258,7 @@ single_process_environment() {
 start_group() {
     local log="$1"
     shift
-    : >>"$log" || die "cannot write $log" # so that it is there when the start is watched
+    : >>"$log" || cannot_write "$log" # so that it is there when the start is watched
     set -m
     # Redirected here, not where the function is called: bash would keep the caller's stdout open in the subshell.
     (
@@ -352,6 +360,7 @@ run_job_in() {
 RANK_TABLE_READER='
 import json, os, sys
 
+LARGEST = 16 << 20  # bytes
 path, server_id = sys.argv[1], int(sys.argv[2])
 
 
@@ -359,12 +368,22 @@ def fail(reason):
     sys.exit("error: RANK_TABLE_FILE=%s %s" % (path, reason))
 
 
+def number(value):
+    text = str(value) if isinstance(value, str) or type(value) is int and abs(value) < 10**9 else "x"
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError("%.40r is not an id" % (value if isinstance(value, (str, float, bool)) else type(value),))
+    return int(text)
+
+
 try:
-    with open(path, encoding="utf-8") as file:
-        servers = json.load(file)["server_list"]
-    servers = [[(int(d["device_id"]), int(d["rank_id"])) for d in server["device"]] for server in servers]
-except (OSError, ValueError, KeyError, TypeError) as error:
-    reason = "%s: %s" % (type(error).__name__, error)
+    with open(path, "rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError("it has more than %d bytes" % LARGEST)
+    servers = json.loads(content)["server_list"]
+    servers = [[(number(d["device_id"]), number(d["rank_id"])) for d in server["device"]] for server in servers]
+except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    reason = "%s: %.200s" % (type(error).__name__, error)
     fail("is not a rank table (JSON with server_list, device, device_id, rank_id): " + reason)
 ranks = sorted(rank for server in servers for _, rank in server)
 if server_id >= len(servers):
@@ -373,7 +392,7 @@ devices = servers[server_id]
 if not devices:
     fail("lists no device for SERVER_ID=%d" % server_id)
 if ranks != list(range(len(ranks))):
-    fail("must list the rank ids 0 to %d, each once; it lists %s" % (len(ranks) - 1, ranks))
+    fail("must list the rank ids 0 to %d, each once; it lists %.200s" % (len(ranks) - 1, ranks))
 if len({device for device, _ in devices}) != len(devices):
     fail("lists a device id twice for SERVER_ID=%d" % server_id)
 cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

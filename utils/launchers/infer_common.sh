@@ -43,8 +43,8 @@ import json, sys
 
 path = sys.argv[1]
 try:
-    with open(path, encoding="utf-8") as file:
-        spec = json.load(file)["input"]
+    with open(path, "rb") as file:
+        spec = json.loads(file.read(64 << 20))["input"]
     methods = ["nearest", "bilinear", "bicubic"]
     if "keep_ratio" in spec:
         resize = "letterbox" if spec["keep_ratio"] else "both_sides"
@@ -65,9 +65,9 @@ try:
         "mean": ",".join(repr(float(value)) for value in spec["mean"]),
         "std": ",".join(repr(float(value)) for value in spec["std"]),
     }
-except (OSError, ValueError, KeyError, TypeError) as error:
+except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
     sys.exit(
-        "error: %s, the description that export.py writes beside a model, cannot be read (%s: %s); keep the two files "
+        "error: %s, the description that export.py writes beside a model, cannot be read (%s: %.200s); keep the two files "
         "together, and give a converted model a copy under its name" % (path, type(error).__name__, error)
     )
 print("\n".join("--%s=%s" % flag for flag in flags.items()))
@@ -92,6 +92,7 @@ input_value() {
 run_step() {
     local log="$1" what="$2" status=0
     shift 2
+    : >"$log" || cannot_write "$log"
     echo "$what, log $log"
     "$@" </dev/null >"$log" 2>&1 || status=$?
     if ((status == 0)); then return; fi

@@ -18,6 +18,12 @@ class DataError(Exception):
     exit_status = 1
 
 
+def in_short(value: object, limit: int = 120) -> str:
+    """A value as a message shows it: in full, or its beginning where it is long."""
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
 def require_range(
     *,
     low: float = -math.inf,

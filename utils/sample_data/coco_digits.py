@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,7 +201,7 @@ def overlap(first: list[int], second: list[int]) -> float:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; a wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Writes a small COCO data set of handwritten digits on photographs.")
-    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--output", required=True, type=os.path.expanduser, help="folder to make")
     parser.add_argument("--train", type=positive, default=DEFAULT_TRAIN, help="training images (default %(default)s)")
     parser.add_argument("--val", type=positive, default=DEFAULT_VAL, help="held-out images (default %(default)s)")
     parser.add_argument("--size", type=positive, default=DEFAULT_SIZE, help="side in pixels (default %(default)s)")

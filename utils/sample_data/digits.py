@@ -249,7 +249,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line; a wrong one ends the program with status 2."""
     parser = argparse.ArgumentParser(description="Writes a small real data set of handwritten digits.")
     parser.add_argument("--layout", required=True, choices=("cifar10", "imagefolder", "pictures"))
-    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--output", required=True, type=os.path.expanduser, help="folder to make")
     parser.add_argument("--size", type=positive, default=DEFAULT_SIZE, help="side in pixels (default %(default)s)")
     parser.add_argument("--limit", type=positive, help=f"pictures per part (default all; pictures {DEFAULT_PICTURES})")
     arguments = parser.parse_args(argv)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train on the Ascend devices of a rank table, device i in the folder train_parallel<i> of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_distribute_train.sh [DATASET_PATH] [PRETRAINED_BACKBONE] [RANK_TABLE_FILE] [OPTIONS]
        bash run_distribute_train.sh [DATASET_PATH] [RANK_TABLE_FILE] [OPTIONS]
@@ -14,7 +15,7 @@ not bind each device's process to its own share of the cores), LAUNCH_KILL_SECON
 after one has died, default: 10); for msrun MASTER_PORT, and for several servers MASTER_ADDR (of the first server),
 NODE_RANK (0, 1, ...) and WORKER_NUM (processes of all servers)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 # choose_binding: the option --bind_cpu wins over BIND_CORES; what is no switch is the program's to refuse.
 choose_binding() {

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Evaluate a checkpoint on one GPU, or with --device_target CPU on the CPU, in the folder eval of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_eval_gpu.sh [DATASET_PATH] [CHECKPOINT_PATH] [OPTIONS]
 DATASET_PATH holds the data set in COCO's layout: the folders annotations and val2017. CHECKPOINT_PATH is a checkpoint
 of the whole network.
 Environment: DEVICE_ID (the GPU to use, default: 0)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 2

@@ -2,15 +2,16 @@
 # Build the application of ascend310_infer, run a MINDIR model on the pictures of a data set, and compute the average
 # precision, all in the current directory: result_Files, time_Result, infer.log, acc.log, and in accuracy what eval.py
 # writes. The log of the build is ascend310_infer/build.log. The exit status is that of the first step that fails.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_infer_310.sh [MINDIR_PATH] [DATA_PATH] [ANNO_PATH] [DEVICE_ID] [OPTIONS]
 MINDIR_PATH is a model of export.py, with its description MINDIR_PATH.json beside it; DATA_PATH the folder of the
 pictures, for example val2017; ANNO_PATH the annotation file, for example annotations/instances_val2017.json. DEVICE_ID
 may be left out."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 # shellcheck source-path=SCRIPTDIR source=shared/infer_common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/infer_common.sh"
+source "$MODEL_DIR/scripts/shared/infer_common.sh"
 OPTIONS_HELP="$APP_OPTIONS_HELP"
 
 parse_arguments "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train on one Ascend device, or with --device_target CPU on the CPU, in the folder train of the current directory.
+if [ -z "${BASH_VERSION:-}" ]; then exec bash "$0" "$@"; fi # called with another sh
 set -euo pipefail
 USAGE="Usage: bash run_standalone_train.sh [DATASET_PATH] [PRETRAINED_BACKBONE] [OPTIONS]
        bash run_standalone_train.sh [DATASET_PATH] [OPTIONS]
@@ -8,7 +9,7 @@ checkpoint of the backbone, whose stem and layer1 are then frozen; without it th
 weights and nothing is frozen. Checkpoints go to train/outputs.
 Environment: DEVICE_ID (the device to use, default: 0)."
 # shellcheck source-path=SCRIPTDIR source=shared/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/shared/common.sh"
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/shared/common.sh"
 
 parse_arguments "$@"
 expect_arguments 1 2

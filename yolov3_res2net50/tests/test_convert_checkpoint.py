@@ -34,7 +34,7 @@ def reads(monkeypatch):
 
     def use(weights: dict) -> None:
         for name in ("read_state", "read_checkpoint"):
-            monkeypatch.setattr(foreign, name, lambda path: weights)
+            monkeypatch.setattr(foreign, name, lambda path, part="": weights)
 
     return use
 
@@ -169,7 +169,7 @@ def test_pth(folder, timm_state, expected):
 
 
 def test_other_spellings_and_default_name(folder, monkeypatch):
-    monkeypatch.setattr(foreign, "read", lambda path, readers: ({path.name: np.ones(1)}, {"backbone": {}}))
+    monkeypatch.setattr(foreign, "read", lambda path, readers, part: ({path.name: np.ones(1)}, {"backbone": {}}))
     monkeypatch.chdir(folder)
     convert_checkpoint.main(["--input_file", "timm.safetensors"])
     assert list(checkpoint.load("backbone_res2net50.ckpt")[0]) == ["timm.safetensors"]

@@ -122,7 +122,10 @@ def require_steps(images: int, batch_size: int, devices: int) -> int:
 
 
 def data_error(error: Exception, path: str | Path) -> Exception:
-    """MindData's long RuntimeError as a one-line DataError that names the file; other errors are returned unchanged."""
+    """MindData's long RuntimeError as a one-line DataError that names the file; other errors are returned unchanged.
+
+    `path` is the data set, empty where it is not known.
+    """
     text = str(error)
     if not isinstance(error, RuntimeError) or "Dataset Pipeline Error Message" not in text:
         return error
@@ -131,7 +134,7 @@ def data_error(error: Exception, path: str | Path) -> Exception:
     if line is None or ("user Python code" in line[1] and not (found and "decode" in found[2])):
         return error  # a bug rather than bad data: its traceback is wanted
     if found is None:
-        return DataError(f"data set {path}: {line[1]}")
+        return DataError(f"data set{f' {path}' if path else ''}: {line[1]}")
     reason = " ".join(found[2].replace("Error description:", "").split())
     return DataError(f"{found[1]} cannot be used: {reason.rstrip('.')}; mend it or remove it from the data set")
 

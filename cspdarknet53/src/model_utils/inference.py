@@ -15,6 +15,7 @@ from mindspore import nn
 from . import checkpoint
 from .config import Config
 from .errors import DataError, UsageError
+from .files import require_text_name
 from .logger import get_logger
 from .model import Model
 from .schema import built, read_json, require_description, require_like
@@ -138,6 +139,8 @@ def load_model(
     loaders = {".mindir": _load_mindir, ".onnx": _load_onnx}
     if path.suffix not in loaders:
         raise DataError(f"model_file={path}: the endings .mindir, .onnx and .ckpt are accepted")
+    checkpoint.require_weights(path)
+    require_text_name(path, "model_file")
     about = read_description(model, path)
     refuse_contradiction(config, about, path)
     return loaders[path.suffix](path), about, about["batch_size"]

@@ -15,6 +15,7 @@ from mindspore.train import Callback, RunContext
 from .config import Config
 from .errors import DataError, UsageError
 from .logger import get_logger
+from .program import message
 from .progress import Position
 from .ranks import FAILURE_WAIT, Ranks, local_rank, warn
 from .unzip import unzip_dataset
@@ -78,7 +79,7 @@ def upload(config: Config) -> None:
 def _log(failure: BaseException) -> None:
     """Have the log that goes out say why the job ended; the program prints it later."""
     if isinstance(failure, Exception) and get_logger().handlers:
-        trace = None if isinstance(failure, (UsageError, DataError)) else failure
+        trace = None if message(failure) else failure
         get_logger().error("the job failed: %s: %s", type(failure).__name__, failure, exc_info=trace)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,14 +18,20 @@ import yaml
 
 from . import checkpoint
 from .errors import DataError, UsageError
-from .files import read_text
+from .files import home_path, read_text
 from .model import Model
 
 Weights = dict[str, np.ndarray]
+Reader = Callable[..., tuple[Weights, dict[str, Any]]]  # of a path; that of PyTorch's own format of a path and a part
 BN_LEAVES = ("beta", "gamma", "moving_mean", "moving_variance")  # the order of darknet's files
 TORCH_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 HEAD_SEED = 0
+TORCH_ENDINGS = (".pth", ".pt")
+PREFIXES = ("module.", "model.")  # of all names, from wrappers of several devices and of trainers
+PARTS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "state_dict_ema", "model_ema", "ema")
+PART_HELP = "dictionary of a .pth or .pt file that holds several, such as state_dict_ema"
+COUNTERS = ("num_batches_tracked", "n_averaged")  # in a state dictionary, which are no weights
 
 
 def input_description(side: int, crop_ratio: float, interpolation: str, **changes: Any) -> dict[str, Any]:
@@ -112,20 +119,39 @@ def read_darknet(
     return weights, num_classes
 
 
-def read_state(path: Path) -> Weights:
+def read_state(path: Path, part: str = "") -> Weights:
     """A PyTorch state dictionary (`.safetensors`, else PyTorch's own format), without the counters of batch norms.
 
-    A `state_dict` around it and the beginning `module.` of its names are taken off.
+    What a training puts before all names (`module.`, `_orig_mod.`, `model.`) is taken off, and printed.
+
+    Args:
+        path: file.
+        part: which dictionary of a file that holds several, see `_part_of`.
 
     Raises:
         DataError: a damaged file, something else than a state dictionary, or the reader is not installed.
     """
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path)
-    return {
-        name.removeprefix("module."): np.asarray(value, np.float32)
-        for name, value in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pth(path, part)
+    state = {name: value for name, value in state.items() if name.rpartition(".")[2] not in COUNTERS}
+    return {name: np.asarray(value, np.float32) for name, value in _without_prefixes(state, path).items()}
+
+
+def _without_prefixes(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The names without what all of them begin with, and without `_orig_mod.` of compiled parts."""
+    names, taken = [name.replace("_orig_mod.", "") for name in state], ""
+    while prefix := next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), ""):
+        names, taken = [name[len(prefix) :] for name in names], taken + prefix
+    if len(set(names)) < len(names):
+        raise DataError(f"{path} has names that differ in _orig_mod. only; save the state dictionary of one network")
+    for prefix in PREFIXES:
+        others = [name for name in names if not name.startswith(prefix)]
+        if 0 < len(others) < len(names) / 2:
+            print(
+                f"notice: most names of {path} begin with {prefix}, which is kept: {', '.join(others[:3])} ... do not"
+            )
+    if taken or names != list(state):
+        print(f"notice: the names of {path} are read without {taken or '_orig_mod.'}")
+    return dict(zip(names, state.values()))
 
 
 def _read_safetensors(path: Path) -> Weights:
@@ -139,21 +165,68 @@ def _read_safetensors(path: Path) -> Weights:
         raise DataError(f"{path} is not a sound safetensors file: {_first_line(error)}") from error
 
 
-def _read_pth(path: Path) -> Weights:
+def _read_pth(path: Path, part: str) -> Weights:
     try:
         import torch
     except ImportError as error:
         raise DataError(
             f"{path}: reading it needs PyTorch; pip install torch, or convert it to .safetensors"
         ) from error
+    # Values of options, which timm stores: plain data once the class may be made. PyTorch before 2.4 refuses them.
+    if hasattr(torch.serialization, "add_safe_globals"):
+        torch.serialization.add_safe_globals([argparse.Namespace])
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler met
-        raise DataError(f"{path} is not a sound PyTorch file: {_first_line(error)}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"{path} holds no state dictionary (name to tensor), neither as it is nor as its state_dict")
+        raise DataError(_torch_problem(path, error)) from error
+    state = _part_of(content, torch.Tensor, path, part)
     return {name: value.detach().float().numpy() for name, value in state.items()}
+
+
+def _torch_problem(path: Path, error: Exception) -> str:
+    """What is wrong with a file that PyTorch does not load."""
+    stranger = re.search(r"(?:GLOBAL|[Uu]nsupported class) ([\w.]+)", str(error))
+    if stranger or "TorchScript" in str(error):
+        what = f"objects of a program ({stranger[1]})" if stranger else "a program (TorchScript)"
+        return (
+            f"{path} holds {what}, and only tensors and plain values are loaded from a file: they might run code; where it "
+            "was made, save the tensors alone: torch.save(network.state_dict(), FILE)"
+        )
+    return f"{path} is not a sound PyTorch file: {_first_line(error)}"
+
+
+def _part_of(content: Any, tensor: type, path: Path, part: str) -> dict[str, Any]:
+    """The state dictionary (name to tensor) in what a file holds: all of it, or one of its parts.
+
+    A part is a key, or two keys with a point between them (model_ema.module). Without `part` the first one of PARTS that
+    is there is taken, else the only one; which it is, and which others there are, is printed.
+    """
+    if _is_state(content, tensor) and not part:
+        return content
+    parts = {}
+    for key, value in content.items() if isinstance(content, dict) else ():
+        inner = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {}
+        parts.update({name: item for name, item in {key: value, **inner}.items() if _is_state(item, tensor)})
+    if not parts:
+        raise DataError(f"{path} holds no state dictionary (name to tensor), neither as it is nor as one of its parts")
+    known = [name for name in PARTS if name in parts] or (list(parts) if len(parts) == 1 else [])
+    taken = part or next(iter(known), "")
+    if taken not in parts:
+        given = f"part={part}: " if part else ""
+        raise DataError(
+            f"{given}{path} holds the state dictionaries {', '.join(map(str, parts))}; give one with --part NAME"
+        )
+    others = [str(name) for name in parts if name != taken]
+    print(f"notice: {taken} of {path} is read" + (f"; --part takes another one: {', '.join(others)}" if others else ""))
+    return parts[taken]
+
+
+def _is_state(value: Any, tensor: type) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(item, tensor) for name, item in value.items())
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -201,12 +274,17 @@ def refuse_checkpoint(path: Path, zoo_name: str) -> NoReturn:
     )
 
 
-def read(path: Path, readers: Mapping[str, Callable[[Path], tuple[Weights, dict[str, Any]]]]) -> tuple[Weights, dict]:
+def read(path: Path, readers: Mapping[str, Reader], part: str = "") -> tuple[Weights, dict[str, Any]]:
     """Weights by this network's names, and metadata, of a file with one of the endings in `readers`.
 
+    Args:
+        path: file.
+        readers: by the ending; those of PyTorch's own format take a part too.
+        part: see `read_state`.
+
     Raises:
-        UsageError: another ending.
-        DataError: no such file, or what its reader raises.
+        UsageError: another ending, or a part of a file that has none.
+        DataError: no such file, one of another kind, or what its reader raises.
     """
     endings = sorted(readers)
     if not path.is_file():
@@ -214,7 +292,10 @@ def read(path: Path, readers: Mapping[str, Callable[[Path], tuple[Weights, dict[
     ending = ".weights" if is_darknet(path) else path.suffix
     if ending not in readers:
         raise UsageError(f"input={path}: the endings {', '.join(endings)} are accepted")
-    return readers[ending](path)
+    if part and ending not in TORCH_ENDINGS:
+        raise UsageError(f"part={part}: only files that end in {' or '.join(TORCH_ENDINGS)} have parts; leave it out")
+    checkpoint.require_weights(path, "PyTorch" if ending in TORCH_ENDINGS else "")
+    return readers[ending](path, part) if part else readers[ending](path)
 
 
 def is_darknet(path: Path) -> bool:
@@ -292,17 +373,18 @@ def read_yaml(path: str | None, option: str, kind: type) -> Any:
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """The options that every folder's convert_checkpoint.py has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, type=Path, help="file with the weights")
-    parser.add_argument("--output", required=True, type=Path, help="checkpoint to write, ends in .ckpt")
+    parser.add_argument("--input", required=True, type=home_path, help="file with the weights")
+    parser.add_argument("--output", required=True, type=home_path, help="checkpoint to write, ends in .ckpt")
+    parser.add_argument("--part", default="", help=PART_HELP)
     parser.add_argument("--num_classes", type=int, default=0, help="another number of classes re-initialises the head")
-    parser.add_argument("--class_names", help="YAML list of the class names, in the order of the outputs")
+    parser.add_argument(
+        "--class_names", type=os.path.expanduser, help="YAML list of the class names, in the order of the outputs"
+    )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def convert(
-    model: Model, options: argparse.Namespace, readers: Mapping[str, Callable[[Path], tuple[Weights, dict[str, Any]]]]
-) -> None:
+def convert(model: Model, options: argparse.Namespace, readers: Mapping[str, Reader]) -> None:
     """Read `options.input` with the reader of its ending and write the checkpoint.
 
     Raises:
@@ -314,7 +396,7 @@ def convert(
     if options.num_classes < 0:
         raise UsageError(f"num_classes={options.num_classes}: 1 or more is accepted")
     names = read_yaml(options.class_names, "class_names", list)
-    weights, metadata = read(options.input, readers)
+    weights, metadata = read(options.input, readers, options.part)
     stored = metadata["network"]["num_classes"]
     parameters = fill(model, weights, metadata, options.num_classes, str(options.input))
     num_classes = metadata["network"]["num_classes"]

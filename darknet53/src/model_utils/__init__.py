@@ -8,6 +8,8 @@ import signal
 import sys
 from importlib import metadata
 
+from .console import fill_descriptors, quiet_imports
+
 OLDEST, NEWEST = (2, 7), (2, 10)
 
 
@@ -58,11 +60,14 @@ def import_frameworks() -> None:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         import mindspore  # noqa: F401
+        import numpy  # noqa: F401
     finally:
         if blocked is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+fill_descriptors()
+quiet_imports(__file__)
 check_version()
 set_cpu_kernels()
 import_frameworks()

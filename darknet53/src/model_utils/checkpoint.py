@@ -10,6 +10,7 @@ moving average, loss scale) carries a prefix.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from mindspore import Parameter, Tensor, nn
 
 from . import checkpoint_format
 from .errors import DataError, require_range
-from .files import apply_umask
+from .files import apply_umask, require_text_name
 from .logger import get_logger
 
 META = "metadata"
@@ -32,11 +33,13 @@ STATE_PREFIX = "train_state."
 EMA_PREFIX = STATE_PREFIX + "ema."
 OTHER_CONTENTS = {  # by how a file begins
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself (git lfs pull gets it)",
-    b"PK\x03\x04": "a zip file or PyTorch's format (convert_checkpoint.py reads that)",
-    b"\x80\x02": "a pickle, PyTorch's old format (convert_checkpoint.py reads that)",
+    b"PK\x03\x04": "a zip file or PyTorch's format, as Lightning has it too (convert_checkpoint.py reads it as NAME.pth)",
+    b"\x80\x02": "a pickle, PyTorch's old format (convert_checkpoint.py reads it as NAME.pth)",
     b"\x89HDF": "an HDF5 file",
-    b"<": "a web page or XML",
+    b"\x1f\x8b": "a gzip archive (unpack it)",
+    b"{": "a JSON text",
 }
+WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head)", re.IGNORECASE)
 OTHER_FORMATS = {".onnx": "an ONNX model", ".mindir": "a MINDIR model", ".air": "an AIR model"}
 NO_WEIGHTS = re.compile(  # the rest of a training state, here and in checkpoints of MindSpore's own callbacks
     STATE_PREFIX + r".*|(moments?|moment1|moment2|accum|stat|mean_grad|mean_square)\..*|learning_rate.*|beta[12]_power"
@@ -88,6 +91,7 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
     if not path.is_file() or path.suffix != ".ckpt":
         kind = "of another kind" if path.is_file() else "a folder" if path.is_dir() else "not a file"
         raise DataError(f"checkpoint {path} is {OTHER_FORMATS.get(path.suffix, kind)}; give the path of a .ckpt file")
+    require_text_name(path, "checkpoint")
     try:
         checkpoint_format.require_sound(path)
         parameters = dict(ms.load_checkpoint(str(path), crc_check=True))
@@ -96,19 +100,37 @@ def load(path: str | Path) -> tuple[dict[str, Parameter], dict[str, Any]]:
         raise DataError(f"checkpoint {path} may not be read by this user; change its permissions") from error
     except Exception as error:  # the framework raises whatever its parser met
         raise DataError(
-            f"checkpoint {path} ({path.stat().st_size} bytes) is {_kind_of(path)}: {_reason(error)}; give another one"
+            f"checkpoint {path} ({path.stat().st_size} bytes) is {kind_of(path) or 'truncated or damaged'}: {_reason(error)}; "
+            "give another one"
         ) from error
     return parameters, metadata
 
 
-def _kind_of(path: Path) -> str:
-    """What a file is that cannot be read as a checkpoint."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        head = file.read(64)
-        for start, kind in OTHER_CONTENTS.items():
-            if head.startswith(start):
-                return kind
-    return "truncated or damaged"
+def kind_of(path: Path) -> str:
+    """What else than weights a file is, by how it begins; empty where that is not known."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if WEB_PAGE.match(head):
+        return "a web page or XML, not the file that it should lead to (get the file itself)"
+    return next((kind for start, kind in OTHER_CONTENTS.items() if head.startswith(start)), "")
+
+
+def require_weights(path: Path, own: str = "") -> None:
+    """Check how a file of weights begins, so that its reader need not guess what is wrong.
+
+    Args:
+        path: file that exists.
+        own: a word of the kinds in OTHER_CONTENTS that its reader takes.
+
+    Raises:
+        DataError: it is of another kind, or may not be read.
+    """
+    try:
+        kind = kind_of(path)
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read by this user; change its permissions") from error
+    if kind and not (own and own in kind):
+        raise DataError(f"{path} ({path.stat().st_size} bytes) is {kind}, no file of weights; give another one")
 
 
 def _metadata(path: Path, packed: Parameter) -> dict[str, Any]:
@@ -216,6 +238,11 @@ class CheckpointFolder:
     def best(self) -> Path:
         return self.folder / f"{self.prefix}_best.ckpt"
 
+    @property
+    def lock(self) -> Path:
+        """What a run holds while it is going on, see `folder_lock`."""
+        return self.folder / f".{self.prefix}.lock"
+
     def files(self) -> list[Path]:
         """Training states, oldest first."""
         pattern = re.compile(re.escape(self.prefix) + r"-\d+_\d+\.ckpt")
@@ -229,7 +256,7 @@ class CheckpointFolder:
         files = self.files()
         leftovers = self.folder.glob(f".{self.prefix}*.tmp.*")  # of processes that were killed while they wrote
         for old in [*files[: max(0, files.index(path) + 1 - self.keep)], *leftovers]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
 
     def start_fresh(self) -> None:
@@ -249,8 +276,7 @@ class CheckpointFolder:
         """Into a folder beside the checkpoints, which may share theirs with other files."""
         paths = [path for path in paths if path.exists()]
         if paths:
-            aside = self.folder / f"earlier_{time.strftime('%Y%m%d-%H%M%S')}"
-            aside.mkdir(exist_ok=True)
+            aside = _room_for(paths, self.folder / f"earlier_{time.strftime('%Y%m%d-%H%M%S')}")
             for path in paths:
                 path.rename(aside / path.name)
             get_logger().info("%d %s moved to %s", len(paths), what, aside)
@@ -283,6 +309,16 @@ class CheckpointFolder:
                 f"checkpoint {path} holds weights only, no training state; start a new training from it as pretrained weights"
             )
         return parameters, metadata, path
+
+
+def _room_for(paths: list[Path], folder: Path) -> Path:
+    """The folder of this name, or of this name with a number, that has no files of these names; it is made."""
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}_{number}") if number > 1 else folder
+        if not any((place / path.name).exists() for path in paths):
+            break
+    place.mkdir(exist_ok=True)
+    return place
 
 
 def _place(path: Path) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from mindspore import nn
 from . import device_adapter
 from .config import Config
 from .errors import DataError, UsageError, require_range
-from .files import move
+from .files import move, require_text_name
 from .folding import fold_batch_norm
 from .inference import digest, load_network
 from .layers import portable_operators
@@ -84,6 +84,7 @@ def refuse_bad_request(config: Config, batch_size: int) -> None:
 
 def refuse_bad_target(path: Path) -> None:
     """Raise DataError before the work where the file could not be written after it."""
+    require_text_name(path, "file_name")
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         reason = "is a folder" if path.is_dir() else f"cannot be written in {folder}"

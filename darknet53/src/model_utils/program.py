@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,24 +13,51 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from .console import INTERRUPTED, keep_going, say_interrupted
+from .dataset_checks import data_error
 from .errors import DataError, UsageError
 from .option_values import BOOLEANS
 
+NO_MEMORY = re.compile(r"memory (isn't|is not) enough|memory not enough|not enough memory|out of memory", re.IGNORECASE)
+
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program: a UsageError or DataError becomes one line on stderr and its exit status; --debug adds the traceback."""
+    """Run a program: an error that `message` knows becomes one line on stderr and an exit status; --debug adds the traceback."""
+    keep_going()
     _watch_for_interrupts()
     try:
         status = main()
-    except (UsageError, DataError, OSError) as error:
+    except Exception as error:
+        text = message(error)
+        if not text:
+            raise
         if _wants_traceback(sys.argv):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {text}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        status = 130
+        say_interrupted()
+        status = INTERRUPTED
     sys.exit(status)
+
+
+def message(error: BaseException) -> str:
+    """What a program says of an error; empty for a bug, of which the traceback is wanted.
+
+    The kinds: wrong usage and data that cannot be used; what the system refuses, with the file; what MindData says of
+    damaged data; no memory; a text that cannot be read or written.
+    """
+    if isinstance(error, RuntimeError):
+        error = data_error(error, "")
+    if isinstance(error, (UsageError, DataError, OSError)):
+        return str(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+        advice = "lower the batch size or num_parallel_workers, or use a smaller input or network"
+        return f"not enough memory{': ' if first else ''}{first.rstrip('.')}; {advice}"
+    if isinstance(error, UnicodeError):
+        return f"a text or file name cannot be read or written: {first}; save texts as UTF-8 and rename such files"
+    return ""
 
 
 def _watch_for_interrupts() -> None:
@@ -43,7 +71,7 @@ def _watch_for_interrupts() -> None:
         signal.sigwait({signal.SIGINT})
         _thread.interrupt_main()
         signal.sigwait({signal.SIGINT})
-        os._exit(130)
+        os._exit(INTERRUPTED)
 
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -20,6 +20,7 @@ from .config import Config
 from .dataset_checks import data_errors, require_steps
 from .device_adapter import Device
 from .errors import DataError, require_range
+from .folder_lock import only_run, require_writable
 from .logger import get_logger
 from .model import Model
 from .progress import Position, Progress
@@ -123,8 +124,9 @@ def train(
         run.try_out(report)
         get_logger().info("dry run: everything was built, nothing was trained")
         return 0
-    run.resume()
-    return run.train(report, callbacks)
+    with run.alone():
+        run.resume()
+        return run.train(report, callbacks)
 
 
 class _Run:
@@ -154,6 +156,7 @@ class _Run:
 
     def try_out(self, report: Callable | None) -> None:
         """Find the state to resume from, build the callbacks, take one batch from each pipeline; write nothing."""
+        self._require_writable()
         self._find_state()
         self._progress(None)
         self._savers(None, report)
@@ -161,6 +164,19 @@ class _Run:
             dataset = self.model.create_dataset(self.config, split, self.device, self.data.class_names)
             with data_errors(self.config.train_data_dir):
                 next(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+
+    def _require_writable(self) -> None:
+        """Raise DataError where the run could not write what it is to leave."""
+        if self.saves:
+            require_writable(self.folder.folder, "ckpt_save_dir")
+        if self.device.is_main:
+            require_writable(self.config.run_dir, "run_dir")
+            require_writable(self.config.summary_dir or self.config.run_dir, "summary_dir")
+
+    def alone(self) -> contextlib.AbstractContextManager:
+        """Inside, no other run writes into the folder of the checkpoints."""
+        self._require_writable()
+        return only_run(self.folder.lock, "ckpt_save_dir") if self.saves else contextlib.nullcontext()
 
     def resume(self) -> None:
         """Continue where the chosen checkpoint stands, or start anew in a fresh folder."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, in_short
 
 METAVARS = {bool: "BOOL", int: "INT", float: "NUMBER", str: "TEXT", list: "LIST"}
 
@@ -51,7 +51,9 @@ def parse(
     known, unknown = parser.parse_known_args(tokens)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        raise UsageError(f"command line: unknown option '{unknown[0]}'{nearest(name, schema, '--')}; --help lists all")
+        raise UsageError(
+            f"command line: unknown option {in_short(unknown[0])}{nearest(name[:100], schema, '--')}; --help lists all"
+        )
     return {key: text for key, text in vars(known).items() if text is not None}
 
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from .errors import DataError, UsageError
+from .errors import DataError, UsageError, in_short
 from .files import read_text
 
 LARGEST = 1 << 20  # bytes of a recipe
+MOST_VALUES = 1_000_000  # in it, those that an alias repeats counted each time
 
 
 class Item(NamedTuple):
@@ -52,6 +53,8 @@ def read_documents(path: Path) -> list[dict[str, Item]]:
     try:
         text = read_text(path, f"config_path={path}", expected="an existing YAML file", largest=LARGEST)
         nodes = list(yaml.compose_all(text, Loader=_Loader))
+        if sum(_size(node, {}) for node in nodes) > MOST_VALUES:
+            raise UsageError(f"{path}: its aliases (*name) repeat more than {MOST_VALUES:,} values; write fewer")
         documents = [_items(node, path, _sections(text)) for node in nodes]
     except DataError as error:
         raise UsageError(str(error)) from error
@@ -65,6 +68,17 @@ def read_documents(path: Path) -> list[dict[str, Item]]:
     if len(nodes) > 3:
         raise UsageError(f"{path}: {len(nodes)} YAML documents; at most three are accepted: values, help, choices")
     return documents + [{} for _ in range(3 - len(nodes))]
+
+
+def _size(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """Values in a node; `sizes` holds those of the nodes that were counted already, which aliases repeat."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = 0  # of a node that holds itself, which is refused later
+        inner = [part for item in node.value for part in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in inner)
+    return sizes[id(node)]
 
 
 def _sections(text: str) -> list[str]:
@@ -88,7 +102,7 @@ def _items(node: yaml.Node | None, path: Path, sections: list[str], prefix: str 
     for key_node, value_node in node.value:
         key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
         if key in seen:
-            raise UsageError(f"{path}:{line}: duplicate key '{key}'; keep one of the two lines")
+            raise UsageError(f"{path}:{line}: duplicate key {in_short(key)}; keep one of the two lines")
         seen.add(key)
         if isinstance(value_node, yaml.MappingNode):
             result.update(_items(value_node, path, sections, key + "."))

@@ -5,37 +5,57 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import math
+import os
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+
+from .logger import get_logger
+
+HEADER = b"step,name,value\r\n"
 
 
 class RunRecord:
     """Curves of a run: `curves.csv` and `curves.png` in `run_dir`, MindInsight events in `summary_dir`.
 
-    A resumed run continues the CSV from the step at which it resumes.
+    A resumed run continues the CSV from the step at which it resumes. A folder that is removed meanwhile is made anew;
+    what cannot be written, as on a full disk, is left out, and the first time a warning says so.
     """
 
     def __init__(self, run_dir: str | Path, summary_dir: str | Path, first_step: int = 0):
         self.csv_path, self.png_path = Path(run_dir) / "curves.csv", Path(run_dir) / "curves.png"
-        self._summary = SummaryWriter(summary_dir)
+        self._summary, self._warned = SummaryWriter(summary_dir), False
         earlier = [row for row in self._rows() if row[0] <= first_step]
         self.csv_path.parent.mkdir(parents=True, exist_ok=True)
-        self._write("w", [("step", "name", "value"), *earlier])
+        self.csv_path.write_bytes(HEADER + _lines(earlier))
 
     def add(self, step: int, **values: float) -> None:
         """Record values of a global step (steps count from 1 over the whole run)."""
         new = [(step, name, float(value)) for name, value in values.items()]
-        self._write("a", new)
-        self._summary.add(step, new)
+        with self._leaving_out():
+            _append(self.csv_path, HEADER, _lines(new))
+        with self._leaving_out():
+            self._summary.add(step, new)
 
     def close(self) -> None:
         """Draw the curves."""
-        draw_curves(self._rows(), self.png_path)
+        with self._leaving_out():
+            draw_curves(self._rows(), self.png_path)
+
+    @contextlib.contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                get_logger().warning("curves and summaries lack values: %s; the training goes on", error)
+            self._warned = True
 
     def _rows(self) -> list[tuple[int, str, float]]:
         rows = []
@@ -47,9 +67,25 @@ class RunRecord:
                         rows.append((int(step), name, float(value)))
         return rows
 
-    def _write(self, mode: str, rows: list[tuple]) -> None:
-        with open(self.csv_path, mode, newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+
+def _lines(rows: list[tuple[int, str, float]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _append(path: Path, head: bytes, content: bytes) -> None:
+    """Append to a file, all of it or nothing; a file that is not there begins with `head`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        left = content if start else head + content
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            file.truncate(start)
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class SummaryWriter:
@@ -63,16 +99,18 @@ class SummaryWriter:
         Path(folder).mkdir(parents=True, exist_ok=True)
         now = time.time()
         self.path = Path(folder) / f"events.out.events.summary.{now:.6f}.{socket.gethostname()}_MS"
-        self._write(b"\x09" + struct.pack("<d", now) + _field(3, b"MindSpore.Event:1"))
+        self._head = _frame(b"\x09" + struct.pack("<d", now) + _field(3, b"MindSpore.Event:1"))
+        _append(self.path, b"", self._head)
 
     def add(self, step: int, rows: list[tuple[int, str, float]]) -> None:
         values = b"".join(_field(1, _field(1, n.encode()) + b"\x1d" + struct.pack("<f", v)) for _, n, v in rows)
-        self._write(b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, values))
+        event = b"\x09" + struct.pack("<d", time.time()) + b"\x10" + _varint(step) + _field(5, values)
+        _append(self.path, self._head, _frame(event))
 
-    def _write(self, event: bytes) -> None:
-        length = struct.pack("<Q", len(event))
-        with open(self.path, "ab") as file:
-            file.write(length + _masked_crc(length) + event + _masked_crc(event))
+
+def _frame(event: bytes) -> bytes:
+    length = struct.pack("<Q", len(event))
+    return length + _masked_crc(length) + event + _masked_crc(event)
 
 
 def _varint(number: int) -> bytes:

@@ -18,7 +18,8 @@ import yaml
 
 from . import command_line
 from .command_line import nearest
-from .errors import UsageError
+from .errors import UsageError, in_short
+from .files import home_path
 from .option_values import convert, type_name
 from .recipe_file import read_documents
 
@@ -115,7 +116,7 @@ def get_config(
     recipe = given.pop("config_path", None) or _recipe_of(default_path, given.get(recipe_key))
     merged: dict[str, Any] = {}
     accepted: dict[str, list] = {}
-    for path in [default_path] + ([Path(recipe)] if recipe else []):
+    for path in [default_path] + ([home_path(recipe)] if recipe else []):
         _merge_file(path, schema, accepted, merged)
     for key, text in given.items():
         merged[key] = _checked(key, text, schema, accepted, "command line: ")
@@ -159,12 +160,12 @@ def _with_home(value: Any) -> Any:
 def _checked(key: str, text: Any, schema: Mapping[str, Any], accepted: Mapping[str, list], place: str) -> Any:
     """The value of `key` in its type; of those in `accepted`, where the key is there."""
     if key not in schema:
-        raise UsageError(f"{place}unknown key '{key}'{nearest(key, schema)}")
+        raise UsageError(f"{place}unknown key {in_short(key)}{nearest(key[:100], schema)}")
     try:
         value = _with_home(convert(text, schema[key]))
     except (ValueError, OverflowError):
-        raise UsageError(f"{place}{key}={text!r}: {type_name(schema[key])} is accepted") from None
+        raise UsageError(f"{place}{key}={in_short(text)}: {type_name(schema[key])} is accepted") from None
     for item in value if isinstance(value, list) else [value]:
         if item not in accepted.get(key, [item]):
-            raise UsageError(f"{place}{key}={text!r}: one of {', '.join(map(str, accepted[key]))} is accepted")
+            raise UsageError(f"{place}{key}={in_short(text)}: one of {', '.join(map(str, accepted[key]))} is accepted")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from mindspore import Tensor, nn, ops
 
 from .config import Config
 from .errors import DataError, UsageError
+from .ranks import number
 
 BACKENDS = {"Ascend": "hccl", "GPU": "nccl", "CPU": "mccl"}
 GATHERED = 65536  # values that ranks exchange at a time
@@ -84,6 +86,8 @@ def init(config: Config, distributed: bool = True) -> Device:
     """
     target, distributed = config.device_target, distributed and world_size(os.environ) > 1
     device_id = _device_id(config)
+    if distributed:
+        _require_rank(os.environ)
     if target == "CPU" and not distributed and device_id != 0:
         raise UsageError(f"device_id={device_id} (option or variable DEVICE_ID): the CPU is one device, index 0")
     _set_graph_mode(target, config.jit_level)
@@ -91,7 +95,7 @@ def init(config: Config, distributed: bool = True) -> Device:
         if target == "CPU":
             device_id = 0
         elif distributed and "DEVICE_ID" not in os.environ:
-            device_id = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", device_id))
+            device_id = number(os.environ, device_id, "OMPI_COMM_WORLD_LOCAL_RANK")
         if ms.get_current_device() != (target, device_id):
             ms.set_device(target, device_id)
     except (RuntimeError, ValueError) as error:
@@ -125,18 +129,30 @@ def _set_data_parallel(size: int) -> None:
 
 
 def world_size(environment: Mapping[str, str]) -> int:
-    """Number of processes that the launcher (msrun, mpirun or a rank table script) announces; 1 without one."""
-    for name in ("MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "RANK_SIZE"):
-        if environment.get(name, "").isdecimal():
-            return int(environment[name])
-    return 1
+    """Number of processes that the launcher (msrun, mpirun or a rank table script) announces; 1 without one.
+
+    Raises:
+        DataError: a variable that holds no number.
+    """
+    return number(environment, 1, "MS_WORKER_NUM", "OMPI_COMM_WORLD_SIZE", "RANK_SIZE")
+
+
+def _require_rank(environment: Mapping[str, str]) -> None:
+    """Raise DataError where the rank that the launcher announces cannot be; the framework would wait for minutes."""
+    rank, size = number(environment, 0, "OMPI_COMM_WORLD_RANK", "RANK_ID"), world_size(environment)
+    if rank >= size:
+        raise DataError(
+            f"the launcher's environment says rank {rank} of {size}: ranks count from 0; start the job anew"
+        )
 
 
 def _device_id(config: Config) -> int:
     text = "" if "device_id" in config.given else os.environ.get("DEVICE_ID", "")
     text = text or str(config.device_id)
-    if not text.isdecimal():
-        raise UsageError(f"device_id={text} (option or variable DEVICE_ID): an index, 0 or more, is accepted")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(
+            f"device_id={' '.join(text[:40].split())} (option or variable DEVICE_ID): an index, 0 or more, is accepted"
+        )
     return int(text)
 
 

@@ -60,6 +60,21 @@ def read_text(
         ) from error
 
 
+def require_text_name(path: str | Path, what: str) -> None:
+    """Raise DataError for a path that is no text in UTF-8, which the framework takes no other of."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what}={str(path)!a} is no name in UTF-8, and the framework takes no other; rename it"
+        ) from error
+
+
+def home_path(text: str) -> Path:
+    """The path of a text, which may begin with ~ or ~user, as a shell would expand it."""
+    return Path(os.path.expanduser(text))
+
+
 def apply_umask(path: str | Path) -> None:
     """Give a file or folder the mode that the user's umask gives new ones; the framework makes private ones."""
     mask = os.umask(0o077)

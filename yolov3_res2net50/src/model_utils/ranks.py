@@ -28,23 +28,24 @@ FAILURE_WAIT = 10.0  # seconds that the first rank waits for the others after a 
 POLL = 0.5
 
 
+def number(environment: Mapping[str, str], default: int, *names: str) -> int:
+    """The number in the first of these variables that is set; DataError where it is none."""
+    name, text = next(((name, environment[name]) for name in names if environment.get(name)), ("", str(default)))
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise DataError(f"environment variable {name}={text[:40]!r}: a number of at most nine digits is expected")
+    return int(text)
+
+
 def local_rank(environment: Mapping[str, str]) -> tuple[int, int, int]:
     """Rank on this server, number of ranks on this server, rank over all servers.
 
     From mpirun's variables, else from RANK_ID, RANK_SIZE and DEVICE_NUM (ranks on each server; unset: one server).
     msrun sets DEVICE_ID to the rank on the server, and RANK_ID only where it knows it.
     """
-
-    def number(default: int, *names: str) -> int:
-        name, text = next(((name, environment[name]) for name in names if environment.get(name)), ("", str(default)))
-        if not re.fullmatch("[0-9]{1,9}", text):
-            raise DataError(f"environment variable {name}={text[:40]}: a number of at most nine digits is expected")
-        return int(text)
-
-    size = max(1, number(1, "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM", "RANK_SIZE"))
-    rank = number(0, "OMPI_COMM_WORLD_RANK", "RANK_ID", "DEVICE_ID") if size > 1 else 0
-    local_size = max(1, min(size, number(size, "OMPI_COMM_WORLD_LOCAL_SIZE", "DEVICE_NUM")))
-    local = number(rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK")
+    size = max(1, number(environment, 1, "OMPI_COMM_WORLD_SIZE", "MS_WORKER_NUM", "RANK_SIZE"))
+    rank = number(environment, 0, "OMPI_COMM_WORLD_RANK", "RANK_ID", "DEVICE_ID") if size > 1 else 0
+    local_size = max(1, min(size, number(environment, size, "OMPI_COMM_WORLD_LOCAL_SIZE", "DEVICE_NUM")))
+    local = number(environment, rank % local_size, "OMPI_COMM_WORLD_LOCAL_RANK")
     if rank >= size or local >= local_size:
         raise DataError(
             f"the launcher's environment says rank {rank} of {size}, on this server rank {local} of {local_size}: ranks count "

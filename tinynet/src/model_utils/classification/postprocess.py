@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from ..dataset_checks import ENDINGS
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, in_short
 from ..files import read_text
 from ..model import Model
 
@@ -45,7 +45,9 @@ def read_labels(path: str | Path) -> dict[str, int]:
             continue
         name, _, index = (part.strip() for part in line.rpartition(":"))
         if not name or not re.fullmatch("[0-9]{1,9}", index):
-            raise DataError(f"{path}:{number}: '{line}' is not a line NAME:CLASS_INDEX, for example n01440764_190:0")
+            raise DataError(
+                f"{path}:{number}: {in_short(line)} is not a line NAME:CLASS_INDEX, for example n01440764_190:0"
+            )
         if name in labels:
             raise DataError(f"{path}:{number}: '{name}' stands on an earlier line already; keep one of the two lines")
         labels[name] = int(index)
@@ -59,7 +61,11 @@ def _json_labels(path: str | Path, text: str) -> dict[str, int]:
         labels = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"label_file={path} is not JSON: {error}") from error
-    if not isinstance(labels, dict) or not labels or not all(type(i) is int and i >= 0 for i in labels.values()):
+    if (
+        not isinstance(labels, dict)
+        or not labels
+        or not all(type(i) is int and 0 <= i < 10**9 for i in labels.values())
+    ):
         raise DataError(f"label_file={path}: an object {{NAME: CLASS_INDEX}} with one name or more is expected")
     return labels
 
