@@ -137,8 +137,10 @@ def test_ranks(size, rank, on_server):
 # ---- Names ------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.lists(st.sampled_from("abAB"), min_size=1, max_size=3).map(lambda parts: "/".join([*parts[:-1], parts[-1] + ".jpg"])),
-                max_size=8, unique=True))  # fmt: skip
+folders = st.lists(st.sampled_from("abAB"), min_size=1, max_size=3)
+
+
+@given(st.lists(folders.map("/".join).map(lambda path: f"{path}.jpg"), max_size=8, unique=True))
 def test_results_of_different_pictures_have_different_names(files):
     try:
         names = result_names([PurePath(file) for file in files])

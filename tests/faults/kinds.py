@@ -299,8 +299,11 @@ def use_recipe(path: Path) -> Any:
     return get_config(RECIPE, ["--config_path", str(path)]).to_dict()
 
 
-WORDS = ("", " ", "x", "-1", "0", "1e400", "nan", "inf", "true", "[", "]", "[]", "{}", "[1", "1,2", "null", "~", "~/x", "*.gamma", "[ab]*",
-         "&a", "*a", "!!x", "²", "9" * 5000, "0x10", "1_000", "é", "\udcff", "a b", "'", '"', "%s", "--lr", "-", "--", "=", "0.1", "1e-4")  # fmt: skip
+WORDS = (
+    "", " ", "x", "-1", "0", "1e400", "nan", "inf", "true", "[", "]", "[]", "{}", "[1", "1,2", "null", "~", "~/x", "*.gamma",
+    "[ab]*", "&a", "*a", "!!x", "²", "9" * 5000, "0x10", "1_000", "é", "\udcff", "a b", "'", '"', "%s", "--lr", "-", "--",
+    "=", "0.1", "1e-4",
+)  # fmt: skip
 
 
 def damage_options(_: Any, folder: Path, draw: random.Random) -> list[str]:
@@ -378,8 +381,10 @@ def annotations(folder: Path) -> Path:
     Image.new("RGB", (30, 40)).save(folder / "images/2.jpg")
     content = {
         "images": [{"id": n, "file_name": f"{n}.jpg", "height": 30 + 10 * (n - 1), "width": 40 - 10 * (n - 1)} for n in (1, 2)],
-        "annotations": [{"id": n, "image_id": 1 + n % 2, "category_id": 1 + n % 3, "bbox": [n, n, 9, 12], "area": 108, "iscrowd": 0}
-                        for n in range(5)],
+        "annotations": [
+            {"id": n, "image_id": 1 + n % 2, "category_id": 1 + n % 3, "bbox": [n, n, 9, 12], "area": 108, "iscrowd": 0}
+            for n in range(5)
+        ],
         "categories": [{"id": n, "name": f"name {n}"} for n in (1, 2, 3)],
     }  # fmt: skip
     (folder / "instances.json").write_text(json.dumps(content))
