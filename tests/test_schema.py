@@ -76,7 +76,7 @@ def test_numbers_that_cannot_be(model, keys, value):
         ("network", [], "network is \\[\\]; an object"),
         ("network.name", "other", 'is of the network other; one of toy is accepted'),
         ("network.name", {"x": 1}, "is of the network"),
-        ("network.colour", 1, "unknown 'colour'"),
+        ("input.colour", 1, "unknown 'colour'"),
         ("network.activation", 7, "network.activation is 7; a text"),
         ("input.crop_ratio", "big", "input.crop_ratio is \"big\"; a number"),
         ("input.crop_ratio", float("nan"), "input.crop_ratio is NaN; a finite number"),
