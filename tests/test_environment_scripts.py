@@ -311,6 +311,12 @@ def test_quickstart_wrong_usage(machine, arguments):
     assert status == 2 and error.startswith("error: ") and "Usage: bash scripts/quickstart.sh" in error
 
 
+def test_quickstart_knows_the_home_folder(machine):
+    (machine.folder / "home").mkdir()
+    machine.run("quickstart.sh", "--output=~/result", HOME=str(machine.folder / "home"))
+    assert (machine.folder / "home/result/.quickstart").exists() and not (machine.folder / "~").exists()
+
+
 def test_quickstart_help(machine):
     status, out, _ = machine.run("quickstart.sh", "--help")
     assert status == 0 and "--output DIR" in out and "--KEY VALUE" in out and machine.calls() == []

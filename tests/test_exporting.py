@@ -161,7 +161,7 @@ def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file
 
 ODD_NAMES = [
     "my model", "model (2)", "[v1]+{final}", "c++ & co", "模型", "über/größe 2", "a'b\"c", "50%_#1", "ünï ✓/名前 (1)/m", "-m",
-    "a,b;c=d",    "~x", "*",
+    "a,b;c=d", "~x", "*",
     "new\nline",
 ]  # fmt: skip
 

@@ -34,7 +34,8 @@ def keep_going() -> None:
     """Have stdout and stderr never end the work; names that the console cannot show are escaped there."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):  # not where a notebook or a test has put its own one
+        own = stream is getattr(sys, f"__{name}__")  # not where a notebook or a test has put another one
+        if own and isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError):
                 stream.flush()
             setattr(sys, name, _lasting(stream))

@@ -176,6 +176,7 @@ class _Run:
     def alone(self) -> contextlib.AbstractContextManager:
         """Inside, no other run writes into the folder of the checkpoints."""
         self._require_writable()
+        self.device.barrier()  # a rank that is still looking for a new folder must not meet what another one makes
         return only_run(self.folder.lock, "ckpt_save_dir") if self.saves else contextlib.nullcontext()
 
     def resume(self) -> None:

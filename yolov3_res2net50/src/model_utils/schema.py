@@ -86,7 +86,8 @@ def require_description(about: Any, network: dict[str, Any], spec: dict[str, Any
         source: of `about`, for messages.
 
     Raises:
-        DataError: another name of a network; a value that is missing, unknown, of another type or out of its range.
+        DataError: another name of a network; a value that is missing, of another type or out of its range;
+            a part of the input that is unknown.
     """
     for part in ("network", "input"):
         found = about.get(part) if isinstance(about, dict) else None
@@ -96,7 +97,8 @@ def require_description(about: Any, network: dict[str, Any], spec: dict[str, Any
         name = about["network"].get("name")
         name = name if isinstance(name, str) else _short(name)
         raise DataError(f"{source} is of the network {name}; one of {network['name']} is accepted here")
-    _require_members(about["network"], network, ("name", "num_classes"), f"{source}: network")
+    known = {key: value for key, value in about["network"].items() if key in network}  # of others the builder decides
+    _require_members(known, network, ("name", "num_classes"), f"{source}: network")
     _require_members(about["input"], spec, [key for key in spec if spec[key] != []], f"{source}: input")
     _require_number(about["network"], "num_classes", MOST_CLASSES, source)
     for side in ("height", "width"):
