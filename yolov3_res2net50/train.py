@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.backbone import load_backbone
-from src.data.coco import data_paths, read_coco
+from src.data.coco import read_split
 from src.data.visualize import write_batches
 from src.detect.evaluation import require_evaluation
 from src.loss import create_loss
@@ -83,7 +83,7 @@ def with_classes(config: Config) -> Config:
         DataError: annotations that cannot be read.
     """
     require_range(low=1, num_classes=config.num_classes)
-    data = read_coco(*data_paths(config, "train"), check_images=False)
+    data = read_split(config, "train")
     if "num_classes" not in config.given:
         config = config.replace(num_classes=len(data.class_names))
     return config.replace(category_ids=data.category_ids)

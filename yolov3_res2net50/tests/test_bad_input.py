@@ -99,6 +99,23 @@ def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monke
     assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
 
 
+@pytest.mark.parametrize("fault", ["other JSON", "other categories", "no file"])
+def test_validation_annotations_are_read_before_the_first_step(few_digits, tmp_path, fault):
+    data = with_annotations(few_digits, tmp_path / "data", json.loads(
+        (few_digits / "annotations/instances_train2017.json").read_text()))  # fmt: skip
+    file = data / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    if fault == "other JSON":
+        file.write_text('{"images": []}')
+    elif fault == "no file":
+        file.unlink()
+    else:
+        file.write_text(json.dumps({**content, "annotations": [{**content["annotations"][0], "category_id": 99}]}))
+    with pytest.raises(DataError, match="instances_val2017.json"):
+        train.main(small_run(data, tmp_path, eval_interval=1))
+    assert not (tmp_path / "outputs").exists()
+
+
 def with_annotations(data: Path, folder: Path, content: dict | str) -> Path:
     """The data set with another training annotation file."""
     (folder / "annotations").mkdir(parents=True)

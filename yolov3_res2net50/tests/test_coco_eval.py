@@ -105,16 +105,19 @@ def test_results_of_other_categories_do_not_count():
     ("text", "message"),
     [
         ("", "not JSON"),
-        ("[]", "no list 'images'"),
-        ('{"images": [], "annotations": [], "categories": []}', "empty list 'images'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}', "empty list 'annotations'"),
-        ('{"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": [{"id": 1}]}', "'bbox'.*give such a file"),
-        ('{"images": [{}], "annotations": [{"id": 1}], "categories": [{"id": 1}]}', "'id'.*give such a file"),
+        ("[]", "holds a list; a COCO file holds an object"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "list 'images' is empty"),
+        ('{"images": [IMAGE], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "holds no annotations"),
+        (
+            '{"images": [IMAGE], "annotations": [{"id": 1}], "categories": [{"id": 1, "name": "a"}]}',
+            "image_id, category_id, bbox",
+        ),
+        ('{"images": [{}], "annotations": [{"id": 1}], "categories": [{"id": 1, "name": "a"}]}', r"images\[0\] is {}"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):
     file = tmp_path / "annotations.json"
-    file.write_text(text, encoding="utf-8")
+    file.write_text(text.replace("IMAGE", '{"id": 1, "file_name": "a.jpg"}'), encoding="utf-8")
     with pytest.raises(DataError, match=f"(?s){file}.*{message}"):
         evaluate_results(file, [])
 
@@ -122,7 +125,7 @@ def test_other_files_are_refused(tmp_path, text, message):
 def test_file_and_content_are_equal(tmp_path):
     case, file = CASES["hand"], tmp_path / "annotations.json"
     file.write_text(json.dumps(case["gt"]), encoding="utf-8")
-    assert read_annotations(file) == case["gt"]
+    assert read_annotations(file) is read_annotations(file)
     assert evaluate_results(file, case["dt"]).stats == evaluate_results(case["gt"], case["dt"]).stats
     with pytest.raises(DataError, match="cannot be read"):
         read_annotations(tmp_path / "none.json")
@@ -205,3 +208,23 @@ def test_many_classes_are_one_curve(tmp_path):
     many = curves(tmp_path, case, case["dt"])
     assert few.shape[1] > many.shape[1] == coco_eval.SIDE + 2 * coco_eval.MARGIN
     assert not (few == few[..., :1]).all() and (many == many[..., :1]).all()  # colours are those of classes
+
+
+def test_categories_of_one_name_are_told_apart():
+    """By their ids: the measures are those of different names, and the table says which is which."""
+    case = copy.deepcopy(CASES["random"])
+    before = evaluate_results(case["gt"], case["dt"])
+    for category in case["gt"]["categories"]:
+        category["name"] = "mask"
+    after = evaluate_results(case["gt"], case["dt"])
+    assert after.stats == before.stats and [row[1:] for row in after.classes] == [row[1:] for row in before.classes]
+    ids = sorted(category["id"] for category in case["gt"]["categories"])
+    assert [row.name for row in after.classes] == [f"mask (id {number})" for number in ids]
+
+
+def test_boxes_that_are_not_finite_do_not_stop_an_evaluation():
+    case = copy.deepcopy(CASES["random"])
+    before = evaluate_results(case["gt"], case["dt"])
+    odd = {**case["gt"]["annotations"][0], "bbox": [1, float("nan"), float("inf"), 4]}
+    case["gt"]["annotations"].insert(0, odd)
+    assert evaluate_results(case["gt"], case["dt"]).stats == before.stats

@@ -94,7 +94,9 @@ def test_reduced_decoding(tmp_path):
         blocks = picture[: whole.shape[0] * factor, : whole.shape[1] * factor]
         means = blocks.reshape(whole.shape[0], factor, whole.shape[1], factor, 3).mean(axis=(1, 3))
         assert close(whole, means, 3)  # pixel i covers the pixels i * factor to (i + 1) * factor
-    assert decode(tmp_path / "a.png", (61, 83), 4)[1] == 1 and decode(tmp_path / "a.jpg", (61, 99), 4)[1] == 1
+    assert decode(tmp_path / "a.png", (61, 83), 4)[1] == 1 and decode(tmp_path / "a.jpg", (122, 166), 4)[1] == 4
+    save_rotated(tmp_path / "a.jpg", 6, picture)
+    assert decode(tmp_path / "a.jpg", (83, 61), 4)[1] == 1
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "tif"])
