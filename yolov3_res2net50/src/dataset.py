@@ -135,6 +135,9 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
         get_logger().warning(
             "%d areas of %s are no numbers; those of the boxes count", data.annotations.odd_areas, paths[1]
         )
+    odd_boxes = int((~np.isfinite(data.annotations.bbox)).any(axis=1).sum())
+    if odd_boxes and split == "val":
+        get_logger().warning("%d boxes of %s are not finite and do not count", odd_boxes, paths[1])
     count = len(data.class_names)
     if "num_classes" in config.given and count > config.num_classes:
         advice = f"give --num_classes {count}, or none"

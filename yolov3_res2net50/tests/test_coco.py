@@ -273,6 +273,14 @@ def test_an_area_that_is_no_number_is_that_of_the_box(tmp_path, area):
     assert evaluate_results(paths[1], results).stats[:3] == [1, 1, 1]
 
 
+def test_boxes_that_are_not_finite_are_reported(tmp_path, caplog):
+    paths = write(tmp_path, [image(1)], [annotation(1, bbox=(1, 1, 1e400, 5)), annotation(1)])
+    config_ = config("--img_path", str(paths[0]), "--annFile", str(paths[1]))
+    with caplog.at_level(logging.INFO):
+        find_classes(config_, "val", Device("CPU", 0))
+    assert caplog.messages == [f"1 boxes of {paths[1]} are not finite and do not count"]
+
+
 def test_odd_areas_are_reported(tmp_path, caplog):
     paths = write(tmp_path, [image(1)], [annotation(1, area="n/a"), annotation(1, area=""), annotation(1)])
     config_ = config("--img_path", str(paths[0]), "--annFile", str(paths[1]))
@@ -366,6 +374,15 @@ def test_resized_pictures_have_their_boxes_scaled(tmp_path, caplog, stated, real
     assert samples.decode(2, 1)[0].shape[:2] == real
 
 
+def test_resized_pictures_are_noted_once_without_the_check(tmp_path, caplog):
+    data = read(resized(tmp_path), check_images=False)
+    samples = CocoSamples(data, data.class_names)
+    for index in range(4):
+        assert samples.labels(index)[0] == (40, 60)
+    (message,) = caplog.messages
+    assert message.startswith(f"{data.paths[0]} has another size than") and message.endswith("are scaled")
+
+
 @pytest.mark.parametrize(("stated", "real", "advice"), [((400, 600), (60, 40), "exchange width and height"),
                                                         ((400, 600), (600, 400), "exchange width and height"),
                                                         ((400, 600), (60, 60), "give the pictures that belong")])  # fmt: skip
@@ -400,6 +417,7 @@ def corners(bbox: np.ndarray) -> np.ndarray:
 WRONG = {
     "x1, y1, x2, y2": (corners, (400, 600)),
     "fractions": (lambda bbox: bbox / [600, 400, 600, 400], (400, 600)),
+    "fractions of": (lambda bbox: corners(bbox) / [600, 400, 600, 400], (400, 600)),
     "width and height of the images look exchanged": (lambda bbox: bbox, (600, 400)),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import shutil
 from pathlib import Path
 
 from src import dataset as pipeline
@@ -179,6 +180,22 @@ def test_targets_are_those_of_the_boxes(digits):
     assert len(found) == 38 and found <= expected
 
 
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_resized_pictures_have_the_same_targets(digits, tmp_path, factor):
+    """The annotations state the size of before: targets and pictures are those of pictures that were not resized."""
+    changes = {"training_shape": "96,64", "per_batch_size": 1, "flip_prob": 0, "jitter": 0, "hue": 0, "saturation": 1,
+               "value": 1}  # fmt: skip
+    shutil.copytree(digits, tmp_path / "d")
+    for path in (tmp_path / "d/train2017").iterdir():
+        picture = cv2.imread(str(path))
+        cv2.imwrite(str(path), cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
+    before, after = batches(recipe(digits, **changes)), batches(recipe(tmp_path / "d", **changes))
+    assert len(before) == len(after) == 38
+    for (picture, target), (resized, scaled) in zip(before, after):
+        np.testing.assert_allclose(scaled, target, atol=1e-5)
+        assert np.abs(picture - resized).mean() < 0.3
+
+
 def test_more_boxes_than_max_box(digits):
     target = batches(recipe(digits, max_box=1))[0][1]
     assert target.shape == (4, 1, 17) and (target[:, 0, 0] >= 0).all()
@@ -282,8 +299,6 @@ def test_evaluation_keeps_images_without_boxes(tmp_path):
 
 
 def test_a_damaged_image_is_named(digits, tmp_path):
-    import shutil
-
     shutil.copytree(digits, tmp_path / "d")
     victim = sorted((tmp_path / "d/val2017").iterdir())[6]
     content = victim.read_bytes()

@@ -16,7 +16,6 @@ from ..model_utils.errors import DataError
 from ..model_utils.files import read_text
 
 COCO = "a COCO file holds an object with the lists images, annotations and categories"
-LARGEST_FILE = 8 << 30  # bytes
 SHOWN = 120  # characters of a value in a message
 
 
@@ -80,7 +79,7 @@ def version(file: str | Path) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4)
 def _read(file: Path, version: tuple[int, int]) -> Annotations:
-    text = read_text(file, f"{file}, an annotation file,", largest=LARGEST_FILE)
+    text = read_text(file, f"{file}, an annotation file,", largest=version[1])
     try:
         content = json.loads(text, object_hook=_without_outline)
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class CocoData:
     clipped: int = 0
     dropped: int = 0
     _real: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _notices: set[str] = field(default_factory=set, repr=False)
 
     def stated_size(self, position: int) -> tuple[int, int]:
         """Height and width of an image as in the annotation file."""
@@ -78,7 +79,20 @@ class CocoData:
 
     def in_picture(self, position: int, boxes: np.ndarray) -> np.ndarray:
         """Boxes (k, 4) of the annotation file as boxes of the image file."""
+        self.note_resized(position, self.size(position))
         return scale_boxes(boxes, self.stated_size(position), self.size(position))
+
+    def note_resized(self, position: int, size: tuple[int, int]) -> None:
+        """Say once that there are image files of another size than stated, where no check has counted them."""
+        if tuple(size) != self.stated_size(position):
+            place = self.paths[position], self.annotations.source
+            self.note("%s has another size than %s states; the boxes of such pictures are scaled", *place)
+
+    def note(self, text: str, *values: object) -> None:
+        """A warning about the sizes, once."""
+        if not self._notices:
+            self._notices.add(text)
+            get_logger().warning(text, *values)
 
 
 def data_paths(config: Config, split: str) -> tuple[Path, Path]:
@@ -190,7 +204,7 @@ def _read(images: Path, file: Path, version: tuple[int, int], allow_outside: boo
 def _inside(name: str, number: int, content: Annotations, allow_outside: bool) -> str:
     """A file name without `.` and `..`; DataError where it leads out of the folder of the images."""
     plain = os.path.normpath(name)
-    if not allow_outside and (os.path.isabs(plain) or PurePosixPath(plain).parts[:1] == ("..",)):
+    if not allow_outside and (os.path.isabs(plain) or PurePath(plain).parts[:1] == ("..",)):
         problem = f"{content.source}: image {short(content.images[number]['id'])} has the file_name {short(name)}"
         advice = "give names below it, or --allow_outside_paths true where you trust the file"
         raise DataError(f"{problem}, which leads out of the folder of the images; {advice}")
@@ -272,7 +286,7 @@ def _check_sizes(data: CocoData, positions: range) -> None:
     if resized:
         _require_stated_boxes(data, resized)
         text = "%d of %d pictures have another size than %s states; their boxes are scaled"
-        get_logger().warning(text, len(resized), len(positions), data.annotations.source)
+        data.note(text, len(resized), len(positions), data.annotations.source)
 
 
 def _size_fault(data: CocoData, position: int) -> str:

@@ -76,9 +76,9 @@ def other_form(bbox: np.ndarray, sizes: np.ndarray) -> str:
 
 def _are_fractions(bbox: np.ndarray, sizes: np.ndarray) -> bool:
     """Whether nearly all boxes lie within 0-1 and are no whole pixels: as pixels they would all be in one corner."""
-    within = ((bbox >= 0) & (bbox <= 1)).all(axis=1) & (bbox[:, :2] + bbox[:, 2:] <= 1.01).all(axis=1)
+    within = ((bbox >= 0) & (bbox <= 1)).all(axis=1) & (sizes > 2).all(axis=1)
     broken = (bbox != np.rint(bbox)).any(axis=1)
-    return bool(within.mean() >= CLEAR and (within & broken).mean() > 0.5 and (sizes > 2).all())
+    return bool(within.mean() >= CLEAR and (within & broken).mean() > 0.5)
 
 
 def _fits(bbox: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -151,6 +151,7 @@ def evaluate(
         for number, (position, size) in enumerate(zip(positions.tolist(), sizes.tolist())):
             of_image = [select_classes(values[number], outputs) for values in maps]
             found = detect(of_image, place(size, sides, spec["keep_ratio"]), size, sides, **options)
+            coco.note_resized(position, size)
             rows.append(_to_rows(position, as_stated(found, size, coco.stated_size(position))))
     *counts, faults = device.sum(counts.tolist())
     _require_all(counts, faults)
