@@ -37,6 +37,28 @@ def programs():
         handler.close()
 
 
+@pytest.fixture
+def eager_mode():
+    """Without compilation, unless the test says otherwise."""
+    import mindspore as ms
+
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    yield
+    ms.set_context(mode=mode)
+
+
+@pytest.fixture
+def graph_mode():
+    """The mode in which the programs run."""
+    import mindspore as ms
+
+    mode = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    yield
+    ms.set_context(mode=mode)
+
+
 @pytest.fixture(scope="session")
 def toy_state(few_digits, tmp_path_factory) -> Path:
     """A training state of the toy model after one epoch, with a moving average that differs from the weights."""

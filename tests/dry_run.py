@@ -34,17 +34,9 @@ def values_of(default: Any) -> list[str]:
 def try_values(
     main: Callable[[list[str]], Any], argv: list[str], keys: Mapping[str, Any], sizes: Iterable[str] = ()
 ) -> tuple[list[str], list[str]]:
-    """Call a program with each of the values of each key.
+    """Call a program with a sound command line and each of the values of each key; `sizes` are given no huge numbers.
 
-    Args:
-        main: the program.
-        argv: command line that is sound.
-        keys: of the recipe, with their defaults.
-        sizes: keys that are given no huge numbers.
-
-    Returns:
-        The options `--KEY=VALUE` that were accepted, and the faults: options with an error that is neither a UsageError
-        nor a DataError.
+    Returns the options `--KEY=VALUE` that were accepted, and the faults: those with an error that no program may raise.
     """
     accepted, faults = [], []
     for key, default in keys.items():

@@ -1,9 +1,13 @@
-"""A server of ModelArts for tests: object storage as a folder, a stand-in for moxing, ranks as processes."""
+"""A server of ModelArts for tests: object storage as a folder, a stand-in for moxing, ranks as processes.
+
+One rank is python modelarts_bench.py CONFIGURATION TIMEOUT STEP...; CONFIGURATION is JSON.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model_utils import moxing_adapter, program, ranks
 from model_utils.config import Config
 
-import pytest
-
 HERE = Path(__file__).resolve().parent
+RANK = os.environ.get("RANK_ID")
 RANK_NAMES = ("RANK_ID", "RANK_SIZE", "DEVICE_ID", "DEVICE_NUM", "JOB_ID", "MS_ROLE", "MS_WORKER_NUM")
 
 
@@ -57,11 +61,11 @@ class Place:
     def start(
         self, rank: int, size: int, *steps: str, timeout: float = 60.0, framework: bool = False, **environment: str
     ) -> subprocess.Popen:
-        """Start a rank of modelarts_rank.py; without `framework`, a stand-in for MindSpore saves the time to import it."""
+        """Start a rank; without `framework`, a stand-in for MindSpore saves the time to import it."""
         folders = [HERE.parent / "utils", HERE / "fake_moxing", *([] if framework else [HERE / "fake_mindspore"])]
         variables = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "RANK_ID": str(rank),
                      "RANK_SIZE": str(size), **environment}  # fmt: skip
-        command = [sys.executable, str(HERE / "modelarts_rank.py"), json.dumps(self.config().to_dict()), str(timeout)]
+        command = [sys.executable, __file__, json.dumps(self.config().to_dict()), str(timeout)]
         return subprocess.Popen([*command, *(steps or ["write"])], env=variables, stderr=subprocess.PIPE, text=True)
 
     def copies(self) -> list[str]:
@@ -89,7 +93,7 @@ def wait_until(condition: Callable[[], object], *processes: subprocess.Popen) ->
 
 
 @contextmanager
-def modelarts_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def modelarts_place(root: Path, monkeypatch) -> Iterator[Place]:
     """Inside, this process has the stand-in for moxing; the ranks must leave the temporary area empty."""
     place = Place(root)
     for name in RANK_NAMES:
@@ -101,3 +105,60 @@ def modelarts_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pla
     yield place
     sys.modules.pop("moxing", None)
     assert list(place.temporary.iterdir()) == [], "the temporary area must be left empty"
+
+
+# ---- One rank: what it does within the job, functions of this file or `sleep:SECONDS` ------------------------------
+
+
+def write(config: Config, name: str = "rank") -> None:
+    """A result, where the data is there."""
+    assert Path(config.train_data_dir, "cat", "0.jpg").read_text() == "picture"
+    Path(config.output_path, f"{name}{RANK}.txt").write_text("result")
+
+
+def write_again(config: Config) -> None:
+    write(config, "second")
+
+
+def fail(_: Config) -> None:
+    raise ValueError(f"rank {RANK}")
+
+
+def hang(_: Config) -> None:
+    time.sleep(600)
+
+
+def wait_for_rank1(config: Config) -> None:
+    while not Path(config.output_path, "rank1.txt").exists():
+        time.sleep(0.02)
+
+
+def exit_on_sigterm(_: Config) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def find_private_folder(_: Config) -> None:
+    """In which the ranks meet."""
+    (folder,) = Path(os.environ["TMPDIR"]).iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def use_local_data(config: Config) -> Config:
+    return config.replace(train_data_dir=config.data_path)
+
+
+def main() -> None:
+    """Waits that end a job in tests of a minute; FAILURE_WAIT of the environment where a test waits for their end."""
+    ranks.POLL, moxing_adapter.END_WAIT = 0.02, 60.0
+    ranks.FAILURE_WAIT = moxing_adapter.FAILURE_WAIT = float(os.environ.get("FAILURE_WAIT", "60"))
+    config, timeout, *steps = sys.argv[1:]
+    with moxing_adapter.job(Config(json.loads(config)), use_local_data, float(timeout)) as config:
+        for step in steps:
+            if step.startswith("sleep:"):
+                time.sleep(float(step.partition(":")[2]))
+            else:
+                globals()[step](config)
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -14,9 +14,7 @@ def recorded_keys(config_class: type) -> Iterator[set[str]]:
     """Inside, each key that is read from a configuration is added to the set, by its name in the recipe.
 
     Not counted: the copies that `replace`, `to_dict` and `to_yaml` make, and the question whether there is such a key.
-
-    Args:
-        config_class: model_utils.config.Config, of the package whose programs are called.
+    `config_class` is model_utils.config.Config of the package whose programs are called.
     """
     keys: set[str] = set()
     silent: list[str] = []  # names of the methods that are running and do not count
@@ -53,9 +51,7 @@ def listed_options(main: Callable[[list[str]], object]) -> set[str]:
     return set(re.findall(r"(?m)^  (?:-\w \w+, )?--([\w.]+)", output.getvalue()))
 
 
-def hidden_keys(
-    main: Callable[[list[str]], object], command_lines: Iterable[list[str]], config_class: type
-) -> tuple[set[str], set[str]]:
+def hidden_keys(main: Callable, command_lines: Iterable[list[str]], config_class: type) -> tuple[set[str], set[str]]:
     """The keys that a program reads, called with each of these command lines, and those of them that --help hides."""
     with recorded_keys(config_class) as keys:
         for argv in command_lines:

@@ -1,4 +1,4 @@
-"""A small training with all callbacks of the runtime, for their tests; as a process: python small_run.py FOLDER.
+"""A small training with all callbacks of the runtime, for their tests.
 
 The step is compiled once for all runs of a process. Its weights and moments are set anew for each of them.
 """
@@ -9,13 +9,9 @@ import _thread
 import functools
 import os
 import signal
-import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "utils"))
-
-from model_utils import checkpoint, program
+from model_utils import checkpoint
 from model_utils.callbacks import Evaluate, Interrupt, SaveCheckpoint
 from model_utils.checkpoint import CheckpointFolder
 from model_utils.device_adapter import Device
@@ -31,9 +27,7 @@ from mindspore import nn
 from mindspore.train import Callback
 
 STEPS, BATCH = 5, 4
-EPOCHS = 10000  # more than any test has
 RATES = np.linspace(0.1, 0.01, 5 * STEPS).astype(np.float32)  # of each step
-RATES = np.append(RATES, np.full((EPOCHS - 5) * STEPS, RATES[-1]))
 MOMENTUM, LOSS_SCALE = 0.9, 8.0
 PREFIX = "train_net_data"
 CPU = Device("CPU", 0)
@@ -160,7 +154,3 @@ class Run:
 def interrupt_now(number: int = signal.SIGINT):
     """What a signal does in a program; there `program.run` keeps SIGINT from MindSpore's handler in the same way."""
     return _thread.interrupt_main if number == signal.SIGINT else lambda: os.kill(os.getpid(), number)
-
-
-if __name__ == "__main__":
-    program.run(lambda: Run(Path(sys.argv[1]), epochs=EPOCHS).train())

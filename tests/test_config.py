@@ -72,13 +72,13 @@ class Recipe:
         aliases = {"dataset": "dataset_name", "e": "epoch_size", "ema": "use_ema"}
         return get_config(self.path, tokens, recipe_key="dataset_name", aliases=aliases, **options)
 
-    def overlay(self, text: str) -> Config:
+    def overlay(self, text: str | bytes) -> Config:
         """With another recipe over it."""
-        self.mine.write_bytes(text.encode())
+        self.mine.write_bytes(text if isinstance(text, bytes) else text.encode())
         return get_config(self.path, ["--config_path", str(self.mine)])
 
-    def documents(self, text: str | bytes) -> list:
-        self.mine.write_bytes(text if isinstance(text, bytes) else text.encode())
+    def documents(self, text: str) -> list:
+        self.mine.write_bytes(text.encode())
         return read_documents(self.mine)
 
     def refusal(self, read, text) -> str:
@@ -199,26 +199,6 @@ def test_sections(recipe, end):
     assert recipe.documents("# Data\none: 1\n")[0]["one"].section == "Data", "a section in the first line"
 
 
-@pytest.mark.parametrize(
-    "text, parts",
-    [
-        ("lr_init: {}\n", [":1:", "mapping"]),
-        ("optimizer: {name: a}\noptimizer: {inner: {beta: 1}}\n", [":2:", "duplicate key 'optimizer'"]),
-        ("optimizer:\n  name: a\n  name: b\n", [":3:", "duplicate key 'optimizer.name'"]),
-        ("lr_init: 1\n\tuse_ema: 1\n", [":2:", "broken YAML"]),
-        ("lr_init: *x\n", [":1:", "broken YAML"]),
-        ("lr_init: &x [*x]\n", [":1:", "broken YAML"]),
-        ("lr_init: 1\x07\n", ["broken YAML"]),
-        ("- 1\n- 2\n", [":1:", "mapping"]),
-        ("lr_init: 1\n---\n---\n---\na: 1\n", ["4 YAML documents", "three"]),
-        (b"file_name: \xff\xfe\n", ["UTF-8"]),
-    ],
-)
-def test_files_that_are_no_recipe(recipe, text, parts):
-    message = recipe.refusal(recipe.documents, text)
-    assert all(part in message for part in [*parts, "mine.yaml"]), message
-
-
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*/*_config.yaml")), ids=lambda path: path.name)
 def test_recipes_of_the_models(path):
     """Each is accepted; in the default one each key has a line of help and stands in a section of the help."""
@@ -274,6 +254,16 @@ def test_numbers_lists_and_nested_keys_in_yaml(recipe):
 @pytest.mark.parametrize(
     "text, parts",
     [
+        ("lr_init: {}\n", [":1:", "mapping"]),
+        ("optimizer: {name: a}\noptimizer: {inner: {beta: 1}}\n", [":2:", "duplicate key 'optimizer'"]),
+        ("optimizer:\n  name: a\n  name: b\n", [":3:", "duplicate key 'optimizer.name'"]),
+        ("lr_init: 1\n\tuse_ema: 1\n", [":2:", "broken YAML"]),
+        ("lr_init: *x\n", [":1:", "broken YAML"]),
+        ("lr_init: &x [*x]\n", [":1:", "broken YAML"]),
+        ("lr_init: 1\x07\n", ["broken YAML"]),
+        ("- 1\n- 2\n", [":1:", "mapping"]),
+        ("lr_init: 1\n---\n---\n---\na: 1\n", ["4 YAML documents", "three"]),
+        (b"file_name: \xff\xfe\n", ["UTF-8"]),
         ("lr_init: 0.1\nlr_int: 0.2\n", [":2:", "unknown key 'lr_int'", "'lr_init'"]),
         ("\n\nlr_init: fast\n", [":3:", "lr_init='fast'", "number"]),
         ("lr_init:\n", [":1:", "lr_init=''", "number"]),
@@ -332,7 +322,7 @@ def test_flag_with_blank_and_with_equals_sign(recipe, key, text, wanted):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "a b", "x=", "=", "1e3", "007", "~", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
+    ["", " ", "a b", "x=", "=", "1e3", "007", "a~", "[1]", "ünï ✓ 中", "a: b", "#x", "obs://bucket/x?y=1&z", "%d %s",
      "'quoted'", '"', "C:\\x", "*.jpg", "-x y"],
 )  # fmt: skip
 def test_texts_stay_as_they_are(recipe, text):
@@ -379,7 +369,7 @@ def test_boolean_flags(recipe):
         ("--dataset_name ../x", ["dataset_name='../x'", "imagenet, cifar10"]),
         ("--names cat,bird", ["names='cat,bird'", "cat, dog, cow"]),
         ("--config_path missing.yaml", ["missing.yaml", "existing YAML file"]),
-        ("--config_path .", ["config_path=.", "cannot be read"]),
+        ("--config_path .", ["config_path=.", "is a folder"]),
     ],
 )
 def test_refused_command_line(recipe, argv, parts):

@@ -18,22 +18,22 @@ def predictions(tmp_path):
     for number in range(7):
         path = tmp_path / f"p{number}.png"
         Image.new("RGB", (20, 10 if number == 0 else 20), (0, 0, 100 + 20 * number)).save(path)
-        top = [
-            {"class_index": 1, "class_name": "one", "score": 0.9},
-            {"class_index": 0, "class_name": "z", "score": 0.1},
-        ]
+        classes = ((1, "one", 0.9), (0, "z", 0.1))
+        top = [{"class_index": index, "class_name": name, "score": score} for index, name, score in classes]
         entries.append({"file": str(path), "top": top})
     (tmp_path / "predictions.json").write_text(json.dumps({"model": "m", "predictions": entries}))
     return tmp_path / "predictions.json"
 
 
-def draw(predictions, *arguments):
+def run(predictions, *arguments):
     output = predictions.with_name("sheet.png")
-    status = contact_sheet.main(
-        ["--predictions", str(predictions), "--output", str(output), "--side", "64", "--columns", "3", *arguments]
-    )
-    assert status == 0
-    with Image.open(output) as sheet:
+    names = ["--predictions", str(predictions), "--output", str(output)]
+    return contact_sheet.main([*names, "--side", "64", "--columns", "3", *arguments])
+
+
+def draw(predictions, *arguments):
+    assert run(predictions, *arguments) == 0
+    with Image.open(predictions.with_name("sheet.png")) as sheet:
         assert sheet.format == "PNG"
         return sheet.convert("RGB")
 
@@ -63,69 +63,59 @@ def test_frame_tells_right_from_wrong_and_unknown(predictions, capsys):
     labels = predictions.with_name("label.txt")
     labels.write_text("p0:1\np1:0\n\n")
     sheet = draw(predictions, "--labels", str(labels))
-    known = {contact_sheet.GREEN, contact_sheet.RED, contact_sheet.GREY}
-    assert [colours(sheet, n, 0) & known for n in range(3)] == [
-        {contact_sheet.GREEN},
-        {contact_sheet.RED},
-        {contact_sheet.GREY},
-    ]
+    known = [contact_sheet.GREEN, contact_sheet.RED, contact_sheet.GREY]
+    assert [colours(sheet, number, 0) & set(known) for number in range(3)] == [{colour} for colour in known]
     assert capsys.readouterr().out.endswith("7 pictures, 1 of 2 right\n")
+
+
+def changed(predictions, **values):
+    """The same predictions, the first one with other values."""
+    content = json.loads(predictions.read_text())
+    content["predictions"][0]["top"][0].update(values)
+    path = predictions.with_name("changed.json")
+    path.write_text(json.dumps(content))
+    return path
 
 
 def test_prediction_and_score_are_written_below(predictions):
     text = (contact_sheet.MARGIN, CELL_WIDTH, CELL_WIDTH, CELL_HEIGHT)
     before = draw(predictions).crop(text)
-    assert len(before.getcolors()) > 1
-    content = json.loads(predictions.read_text())
-    for key, value in (("score", 0.1), ("class_name", "two")):
-        changed = json.loads(json.dumps(content))
-        changed["predictions"][0]["top"][0][key] = value
-        predictions.write_text(json.dumps(changed))
-        assert draw(predictions).crop(text).tobytes() != before.tobytes()
+    for values in ({"score": 0.1}, {"class_name": "two"}):
+        assert draw(changed(predictions, **values)).crop(text).tobytes() != before.tobytes()
 
 
 def test_a_long_class_name_stays_in_its_cell(predictions):
-    content = json.loads(predictions.read_text())
-    content["predictions"][0]["top"][0]["class_name"] = "very " * 30
-    predictions.write_text(json.dumps(content))
-    cell = draw(predictions).crop((0, 0, CELL_WIDTH, CELL_HEIGHT))
+    cell = draw(changed(predictions, class_name="very " * 30)).crop((0, 0, CELL_WIDTH, CELL_HEIGHT))
     for x in (*range(contact_sheet.MARGIN - 3), *range(CELL_WIDTH - contact_sheet.MARGIN + 3, CELL_WIDTH)):
         assert {cell.getpixel((x, y)) for y in range(CELL_WIDTH, CELL_HEIGHT)} == {(255, 255, 255)}
+
+
+GONE = '{"predictions": [{"file": "gone.png", "top": [{"class_index": 0, "class_name": "a", "score": 1}]}]}'
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (None, "predictions.json cannot be read: No such file or directory"),
         ("{", "is not JSON"),
         ("[]", "is not a predictions.json of infer.py"),
         ('{"predictions": [{"file": "a.png", "top": []}]}', "is not a predictions.json of infer.py"),
         ('{"predictions": []}', "holds no prediction"),
-        (
-            '{"predictions": [{"file": "gone.png", "top": [{"class_index": 0, "class_name": "a", "score": 1}]}]}',
-            "picture gone.png",
-        ),
+        (GONE, "picture gone.png"),
     ],
 )
-def test_wrong_predictions_are_an_error(tmp_path, capsys, content, message):
-    (tmp_path / "p.json").write_text(content)
-    assert contact_sheet.main(["--predictions", str(tmp_path / "p.json"), "--output", str(tmp_path / "s.png")]) == 1
+def test_wrong_predictions_are_an_error(predictions, capsys, content, message):
+    predictions.unlink() if content is None else predictions.write_text(content)
+    assert run(predictions) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error
-    assert not (tmp_path / "s.png").exists()
+    assert not predictions.with_name("sheet.png").exists()
 
 
-def test_missing_files_are_an_error(predictions, tmp_path, capsys):
-    output = str(tmp_path / "s.png")
-    assert contact_sheet.main(["--predictions", str(tmp_path / "no.json"), "--output", output]) == 1
-    assert contact_sheet.main(["--predictions", str(predictions), "--output", output, "--labels", "no.txt"]) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"error: predictions {tmp_path / 'no.json'} cannot be read: No such file or directory"
-    assert lines[1] == "error: label file no.txt cannot be read: No such file or directory"
-
-
-def test_a_wrong_label_line_is_named(predictions, tmp_path, capsys):
-    labels = tmp_path / "label.txt"
+def test_wrong_labels_are_an_error(predictions, capsys):
+    labels = predictions.with_name("label.txt")
+    assert run(predictions, "--labels", str(labels)) == 1
+    assert capsys.readouterr().err == f"error: label file {labels} cannot be read: No such file or directory\n"
     labels.write_text("p0:1\np1 one\n")
-    output = str(tmp_path / "s.png")
-    assert contact_sheet.main(["--predictions", str(predictions), "--output", output, "--labels", str(labels)]) == 1
+    assert run(predictions, "--labels", str(labels)) == 1
     assert "label.txt, line 2: 'p1 one' is not NAME:CLASS_INDEX" in capsys.readouterr().err

@@ -85,11 +85,8 @@ def two_servers(root: Path, processes: int) -> list[Server]:
 
 def read(servers: list[Server]) -> list[dict[str, np.ndarray]]:
     """What each rank of a job has noted, by rank."""
-    files = sorted(
-        (path for server in servers for path in server.path("ranks").glob("*.npz")), key=lambda p: int(p.stem)
-    )
-    assert [path.name for path in files] == [f"{rank}.npz" for rank in range(len(files))]
-    found = [dict(np.load(path)) for path in files]
+    files = [path for server in servers for path in server.path("ranks").glob("*.npz")]
+    found = [dict(np.load(path)) for path in sorted(files, key=lambda path: int(path.stem))]
     assert [tuple(rank["rank"]) for rank in found] == [(number, len(found)) for number in range(len(found))]
     return found
 
@@ -141,14 +138,10 @@ def alone(tmp_path_factory) -> dict[str, np.ndarray]:
     return run([Server(tmp_path_factory.mktemp("one"), 1)], kill=False).ranks[0]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        "2 processes",
-        pytest.param("4 processes", marks=pytest.mark.long),
-        pytest.param("2 servers", marks=pytest.mark.long),
-    ],
-)
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("4 processes", "2 servers")]
+
+
+@pytest.fixture(scope="module", params=["2 processes", *LONG])
 def job(request, tmp_path_factory) -> Job:
     root = tmp_path_factory.mktemp("several")
     if request.param == "2 servers":
@@ -161,22 +154,16 @@ def ranks(job) -> list[dict[str, np.ndarray]]:
     return job.ranks
 
 
-def weights(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The whole training state after each step."""
-    return {name: value for name, value in found.items() if name.startswith("weights/")}
-
-
 def test_weights_after_each_step(alone, ranks):
     """All ranks have the same bits; they are those of one process with the batches of all, up to rounding."""
-    first, one = weights(ranks[0]), weights(alone)
-    assert first.keys() == one.keys() and {name.split("/")[1] for name in one} == {str(n + 1) for n in range(STEPS)}
+    one = {name: value for name, value in alone.items() if name.startswith("weights/")}
+    assert ranks[0].keys() == alone.keys() and {name.split("/")[1] for name in one} == set(
+        map(str, range(1, STEPS + 1))
+    )
     for name, value in one.items():
         for other in ranks[1:]:
-            np.testing.assert_array_equal(first[name], other[name], err_msg=name)
-        assert np.abs(first[name] - value).max() <= 1e-5 * np.abs(value).max(), name
-    assert np.abs(one[f"weights/{STEPS}/conv.weight"] - one["weights/1/conv.weight"]).max() > 0.01, (
-        "nothing was learned"
-    )
+            np.testing.assert_array_equal(ranks[0][name], other[name], err_msg=name)
+        assert np.abs(ranks[0][name] - value).max() <= 1e-5 * np.abs(value).max(), name
     np.testing.assert_allclose(np.mean([rank["losses"] for rank in ranks], axis=0), alone["losses"], rtol=1e-5)
     assert alone["losses"][-1] < 0.5 * alone["losses"][0]
 

@@ -61,10 +61,6 @@ class Ranks(Bench):
         return job["argv"]
 
 
-def of_rank(job: dict) -> list[str | None]:
-    return values(job, OF_RANKS)
-
-
 @pytest.mark.parametrize("launcher", CALLS)
 def test_ranks_of_msrun_and_mpirun_run_the_command_of_one_process(launcher, tmp_path):
     bench = Ranks(tmp_path, launcher)
@@ -88,13 +84,13 @@ def check_msrun(bench: Ranks, call: list[str], command: list[str]) -> None:
         assert rest == ["--join=True", "--cluster_time_out=600"]
         assert words[:4] == ["--worker_num", size, "--local_worker_num", "2"]
         assert words[words.index("--master_addr") + 1] == environment.get("MASTER_ADDR", "127.0.0.1")
-        assert ("--node_rank" in words) == bool(environment)
+        assert options.get("--node_rank") == environment.get("NODE_RANK")
         assert words[words.index("--log_dir") + 1] == f"{run_dir}/msrun_log"
         assert job["env"].get("MS_NODE_TIMEOUT") == ("20" if environment else None)
         assert [rank["argv"] for rank in found["python"]] == [command] * 2
         assert {rank["cwd"] for rank in found["python"]} == {str(bench.model)}
         ranks = [[str(device), str(first + device), size, "2", None] for device in (0, 1)]
-        assert [of_rank(rank) for rank in found["python"]] == ranks
+        assert [values(rank, OF_RANKS) for rank in found["python"]] == ranks
 
 
 def check_mpirun(bench: Ranks, call: list[str], command: list[str]) -> None:
@@ -107,7 +103,7 @@ def check_mpirun(bench: Ranks, call: list[str], command: list[str]) -> None:
     assert words[7:] == [f"{run_dir}/log_output", f"{bench.bin}/python"]
     assert [path.name for path in sorted(Path(run_dir, "log_output").iterdir())] == ["worker_0.log", "worker_1.log"]
     assert found["msrun"] == [] and [rank["argv"] for rank in found["python"]] == [command] * 2
-    assert [of_rank(rank) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2
+    assert [values(rank, OF_RANKS) for rank in found["python"]] == [[None, None, "2", "2", None]] * 2
     numbers = [[rank["env"][f"OMPI_COMM_WORLD_{name}"] for name in ("RANK", "SIZE")] for rank in found["python"]]
     assert numbers == [["0", "2"], ["1", "2"]]
 
@@ -123,7 +119,7 @@ def test_rank_table_of_two_servers(launcher, tmp_path):
         assert found["msrun"] == found["mpirun"] == [] and len(found["python"]) == 2
         by_rank = sorted(enumerate(SERVERS[server]), key=lambda entry: entry[1][1])
         for job, (index, (device, rank)) in zip(found["python"], by_rank):
-            assert of_rank(job) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
+            assert values(job, OF_RANKS) == [str(device), str(rank), "4", "2", f"{bench.caller}/{TABLE}"]
             expected = [*command[:run_dir], f"{bench.caller}/train_parallel{index}", *command[run_dir + 1 :]]
             assert job["argv"] == expected and job["cwd"] == str(bench.model)
 
@@ -136,9 +132,7 @@ def test_every_launcher_is_tested():
 # ---- Cores ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "cores", [[0], [3], [0, 1], [2, 5, 7], [0, 1, 2, 3], list(range(10, 34)), list(range(192)), None]
-)
+@pytest.mark.parametrize("cores", [[3], [0, 1], [2, 5, 7], list(range(10, 34)), None])
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 def test_cores_of_each_device(cores, devices, tmp_path, monkeypatch, capsys):
     """Equal, disjoint shares of the cores that this process may use; none where there are too few, or no way to tell."""

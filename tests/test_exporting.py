@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from model_utils import exporting
 from model_utils.checkpoint import load, save
 from model_utils.errors import DataError, UsageError
 from model_utils.exporting import export_checkpoint
-from model_utils.inference import description, load_model, load_network
+from model_utils.inference import description, digest, load_model, load_network
 from toy.model import MODEL
 from toy.programs import run_export
 from toy_runs import command_line, start
@@ -24,6 +23,7 @@ from mindspore import nn
 pytestmark = pytest.mark.usefixtures("programs")
 TOLERANCE = 1e-4
 NAMES = [f"class {index}" for index in range(10)]
+CONFIG = MODEL.read_config([], "")
 ACTIVATIONS = ("leaky_relu", "mish", "swish", "relu")
 RANGES = {"moving_mean": (0, 0.1), "moving_variance": (0.6, 0.3), "gamma": (1, 0.3), "beta": (0, 0.2)}
 
@@ -65,72 +65,49 @@ def agree(result: np.ndarray, expected: np.ndarray) -> bool:
     return np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-def operators(path: Path) -> list[str]:
-    return [node.op_type for node in onnx.load(str(path)).graph.node]
-
-
-# ---- The same function -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize(
     "file_format, fold_bn, batch_size",
     [("MINDIR", False, 1), ("MINDIR", True, 3), ("ONNX", False, 3), ("ONNX", True, 1)],
 )
 def test_equals_the_network(folder, tmp_path, activation, file_format, fold_bn, batch_size):
-    """The traced input is of zeros; these are others, and the outputs differ from picture to picture."""
+    """The traced input is of zeros; these are others, and the outputs differ from picture to picture.
+
+    In an ONNX graph that is folded, each activation is one operator, or with Mish a few.
+    """
     checkpoint = write_weights(folder, activation)
     export(checkpoint, tmp_path / "m", file_format=file_format, fold_bn=fold_bn, batch_size=batch_size)
-    path, config = tmp_path / f"m.{file_format.lower()}", MODEL.read_config([], "")
-    model, about, fixed = load_model(MODEL, path, config)
+    path, images = tmp_path / f"m.{file_format.lower()}", pictures(batch_size, 11)
+    model, about, fixed = load_model(MODEL, path, CONFIG)
     assert fixed == batch_size
-    network, _ = load_network(MODEL, checkpoint, config)
-    expected = network(ms.Tensor(pictures(batch_size, 11))).asnumpy()
-    assert agree(model(pictures(batch_size, 11))[0], expected)
+    notes = {"file_format": file_format, "batch_size": batch_size, "sha256": digest(path)}
+    assert about == {**load(checkpoint)[1], **notes}
+    expected = load_network(MODEL, checkpoint, CONFIG)[0](ms.Tensor(images)).asnumpy()
+    assert agree(model(images)[0], expected)
     assert not agree(model(pictures(batch_size, 12))[0], expected), "the input does not matter"
     assert batch_size == 1 or not agree(expected[:1], expected[1:2])
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, f"{path.name}.json"]
     if file_format == "ONNX":
-        assert ("BatchNormalization" in operators(path)) == (not fold_bn)
-
-
-def test_graph_of_an_export(weights, folder, tmp_path):
-    """Folded, it is two convolutions with activations that are one operator each, a mean and a product."""
-    export(weights, tmp_path / "m", file_format="ONNX", fold_bn=True)
-    kinds = operators(tmp_path / "m.onnx")
-    assert kinds.count("Conv") == kinds.count("LeakyRelu") == 2 and "Max" not in kinds
-    export(write_weights(folder, "mish"), tmp_path / "n", file_format="ONNX", fold_bn=True)
-    assert operators(tmp_path / "n.onnx").count("HardSigmoid") == 2
+        kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+        assert ("BatchNormalization" in kinds) == (not fold_bn) and kinds.count("Conv") == 2 and "Max" not in kinds
+        wanted = {"leaky_relu": "LeakyRelu", "mish": "HardSigmoid"}.get(activation)
+        assert wanted is None or kinds.count(wanted) == 2
 
 
 def test_the_moving_average_is_exported(toy_state, tmp_path):
-    export(toy_state, tmp_path / "raw")
-    export(toy_state, tmp_path / "average", use_ema=True)
-    config = MODEL.read_config([], "")
-    raw, average = (
-        load_model(MODEL, tmp_path / f"{n}.mindir", config)[0](pictures(1, 3))[0] for n in ("raw", "average")
-    )
-    network, _ = load_network(MODEL, toy_state, config, use_ema=True)
-    assert agree(average, network(ms.Tensor(pictures(1, 3))).asnumpy()) and not agree(raw, average)
+    found = []
+    for use_ema in (False, True):
+        export(toy_state, tmp_path / "m", use_ema=use_ema)
+        found.append(load_model(MODEL, tmp_path / "m.mindir", CONFIG)[0](pictures(1, 3))[0])
+    network, _ = load_network(MODEL, toy_state, CONFIG, use_ema=True)
+    assert agree(found[1], network(ms.Tensor(pictures(1, 3))).asnumpy()) and not agree(*found)
 
 
-# ---- Files -----------------------------------------------------------------------------------------------------------
-
-
-def test_description(weights, tmp_path):
-    """Beside the file: what builds the network, what it is fed, its classes, batch size and format."""
-    export(weights, tmp_path / "m.mindir")
-    export(weights, tmp_path / "m.onnx", file_format="ONNX", batch_size=2)
-    expected = load(weights)[1]
-    for name, more in (("m.mindir", ("MINDIR", 1)), ("m.onnx", ("ONNX", 2))):
-        about = json.loads((tmp_path / f"{name}.json").read_text())
-        assert about == {**expected, "file_format": more[0], "batch_size": more[1]} and about["class_names"] == NAMES
-
-
-def test_default_name(weights, tmp_path, monkeypatch):
+def test_names(weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_export(["--checkpoint_path", str(weights)])
-    assert sorted(os.listdir()) == ["toy.mindir", "toy.mindir.json"]
+    export(weights, tmp_path / "m.onnx", file_format="ONNX")
+    assert sorted(os.listdir()) == ["m.onnx", "m.onnx.json", "toy.mindir", "toy.mindir.json"]
 
 
 def test_a_network_that_is_prepared(weights, tmp_path):
@@ -149,13 +126,12 @@ def test_a_network_that_is_prepared(weights, tmp_path):
         about["outputs"] = "doubled"
         return Doubled(network).set_train()
 
-    config = MODEL.read_config(["--fold_bn", "true"], "")
+    config, images = MODEL.read_config(["--fold_bn", "true"], ""), pictures(1, 4)
     path = export_checkpoint(MODEL, config, str(weights), str(tmp_path / "m"), 1, prepare)
-    assert path == tmp_path / "m.mindir"
     model, about, _ = load_model(MODEL, path, config)
     network, _ = load_network(MODEL, weights, config)
-    assert about["outputs"] == "doubled"
-    assert agree(model(pictures(1, 4))[0], 2 * network(ms.Tensor(pictures(1, 4))).asnumpy())
+    assert path == tmp_path / "m.mindir" and about["outputs"] == "doubled"
+    assert agree(model(images)[0], 2 * network(ms.Tensor(images)).asnumpy())
 
 
 def test_dry_run(weights, tmp_path):
@@ -168,8 +144,9 @@ def test_dry_run(weights, tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError("no space left\nlong"), ValueError("no operator"), OSError(28, "full")])
 def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file_format, error):
     ending = file_format.lower()
-    for name in (f"m.{ending}", f"m.{ending}.json"):
-        (tmp_path / name).write_text("old")
+    old = {f"m.{ending}": "old", f"m.{ending}.json": "old"}
+    for name, text in old.items():
+        (tmp_path / name).write_text(text)
 
     def fail(*_args, file_name, **_options):
         Path(f"{file_name}.{ending}").write_text("half")
@@ -179,10 +156,7 @@ def test_a_failed_export_keeps_the_old_file(weights, tmp_path, monkeypatch, file
     monkeypatch.setattr(exporting.ms.onnx, "export", fail)
     with pytest.raises(DataError, match=rf"m\.{ending} cannot be written: .*(no space left|no operator|full)$"):
         export(weights, tmp_path / "m", file_format=file_format)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        f"m.{ending}": "old",
-        f"m.{ending}.json": "old",
-    }
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == old
 
 
 def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):
@@ -197,32 +171,22 @@ def test_an_onnx_file_that_the_checker_refuses(weights, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# ---- The function of the framework -----------------------------------------------------------------------------------
-
-
-def test_onnx_goes_through_the_function_of_its_own(weights, tmp_path, monkeypatch):
-    """`mindspore.export` will lose the format; where `mindspore.onnx` exists, it is not asked for it."""
-    monkeypatch.setattr(exporting.ms, "export", lambda *_, **__: pytest.fail("the deprecated way"))
-    export(weights, tmp_path / "m", file_format="ONNX")
-    assert (tmp_path / "m.onnx").is_file()
-
-
-def test_onnx_without_that_function(weights, tmp_path, monkeypatch):
-    """As MindSpore 2.7.0 has it."""
-    calls = []
+def test_onnx_with_and_without_a_function_of_its_own(weights, tmp_path, monkeypatch):
+    """`mindspore.export` will lose the format; it is asked only where there is no other, as in MindSpore 2.7.0."""
+    calls, modern = [], exporting.ms.onnx.export
 
     def old_export(network, *inputs, file_name, file_format):
         calls.append(file_format)
         modern(network, *inputs, file_name=file_name)
 
-    modern = exporting.ms.onnx.export
-    monkeypatch.delattr(exporting.ms, "onnx")
     monkeypatch.setattr(exporting.ms, "export", old_export)
     export(weights, tmp_path / "m", file_format="ONNX")
-    assert calls == ["ONNX"]
-    model, _, _ = load_model(MODEL, tmp_path / "m.onnx", MODEL.read_config([], ""))
-    network, _ = load_network(MODEL, weights, MODEL.read_config([], ""))
-    assert agree(model(pictures(1, 6))[0], network(ms.Tensor(pictures(1, 6))).asnumpy())
+    assert calls == []
+    monkeypatch.delattr(exporting.ms, "onnx")
+    export(weights, tmp_path / "n", file_format="ONNX")
+    images = pictures(1, 6)
+    new, old = (load_model(MODEL, tmp_path / f"{name}.onnx", CONFIG)[0](images)[0] for name in "mn")
+    assert calls == ["ONNX"] and np.array_equal(new, old)
 
 
 def test_no_function_that_the_framework_warns_of(weights, tmp_path):
@@ -232,9 +196,6 @@ def test_no_function_that_the_framework_warns_of(weights, tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and f"exported: {tmp_path}/m.onnx\n" in output, output
     assert "deprecat" not in output.lower() and "WARNING" not in output
-
-
-# ---- Refused before the work -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

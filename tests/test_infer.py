@@ -7,9 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from model_utils import picture_files
 from model_utils.checkpoint import save
+from model_utils.classification import annotate as annotating
 from model_utils.classification import infer
+from model_utils.classification.annotate import annotate, readable_size
 from model_utils.classification.evaluation import evaluate
 from model_utils.classification.transforms import eval_transforms
 from model_utils.device_adapter import Device
@@ -36,9 +37,8 @@ TOLERANCE = 1e-6
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """Random weights at 32 pixels, five classes of which three have names; outputs differ from picture to picture."""
-    config = MODEL.read_config(command_line(**SIZE), "")
-    network = MODEL.build_network(MODEL.describe_network(config))
-    random = np.random.RandomState(5)
+    config = read(**SIZE)
+    network, random = MODEL.build_network(MODEL.describe_network(config)), np.random.RandomState(5)
     for parameter in network.trainable_params():
         parameter.set_data(ms.Tensor(random.standard_normal(parameter.shape), ms.float32))
     path = tmp_path_factory.mktemp("model") / "five.ckpt"
@@ -49,10 +49,9 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(programs, checkpoint) -> dict[str, Path]:
     """The checkpoint as MINDIR with batch 3 and as ONNX with batch 1."""
+    options = {"checkpoint_path": checkpoint, "file_name": checkpoint.with_suffix("")}
     for file_format, batch_size in (("MINDIR", 3), ("ONNX", 1)):
-        run_export(command_line(
-            checkpoint_path=checkpoint, file_name=checkpoint.with_suffix(""), file_format=file_format, batch_size=batch_size
-        ))  # fmt: skip
+        run_export(command_line(**options, file_format=file_format, batch_size=batch_size))
     return {ending: checkpoint.with_suffix(f".{ending}") for ending in ("mindir", "onnx")}
 
 
@@ -76,6 +75,10 @@ def pictures(tmp_path_factory, photographs) -> Path:
         (root / name).parent.mkdir(exist_ok=True)
         picture.save(root / name)
     return root
+
+
+def read(**options):
+    return MODEL.read_config(command_line(**options), "")
 
 
 def run(model: Path, source, out: Path, **options) -> dict:
@@ -117,13 +120,10 @@ def save_in_every_form(folder: Path, picture: Image.Image) -> None:
 def test_equals_evaluation_for_every_kind_of_picture(checkpoint, photographs, tmp_path):
     folder = tmp_path / "val" / "temple"
     save_in_every_form(folder, photographs[0])
-    options = command_line(**SIZE, val_data_dir=folder.parent, batch_size=4, num_parallel_workers=1)
-    config = MODEL.read_config(options, "")
+    config = read(**SIZE, val_data_dir=folder.parent, batch_size=4, num_parallel_workers=1)
     network, _ = load_network(MODEL, checkpoint, config)
-    batches = MODEL.create_dataset(config, "val", CPU, ["temple"]).create_tuple_iterator(
-        num_epochs=1, output_numpy=True
-    )
-    inputs = [images for images, _ in batches]
+    batches = MODEL.create_dataset(config, "val", CPU, ["temple"])
+    inputs = [images for images, _ in batches.create_tuple_iterator(num_epochs=1, output_numpy=True)]
     logits = np.concatenate([predict(network, images, 4)[0] for images in inputs])
     files, operators = sorted(folder.iterdir()), eval_transforms(MODEL.input_spec(config))
     for file, expected in zip(files, np.concatenate(inputs)):
@@ -135,31 +135,36 @@ def test_equals_evaluation_for_every_kind_of_picture(checkpoint, photographs, tm
     assert np.ptp(logits, axis=0).max() > 0.01  # the pictures are told apart
 
 
-@pytest.mark.parametrize("ending", ["mindir", "onnx"])
-def test_exported_models_equal_the_checkpoint(checkpoint, exported, pictures, tmp_path, ending):
+def test_exported_models_equal_the_checkpoint(checkpoint, exported, pictures, tmp_path, monkeypatch):
+    """Five pictures: the second batch of three is padded. ONNX needs no device."""
     run(checkpoint, pictures, tmp_path / "ckpt")
-    content = run(exported[ending], pictures, tmp_path / ending)  # five pictures: the second batch of three is padded
-    expected, found = results(tmp_path / "ckpt"), results(tmp_path / ending)
-    assert found.keys() == expected.keys() and len(found) == 5
-    for name, logits in expected.items():
-        np.testing.assert_allclose(found[name], logits, atol=1e-4, rtol=1e-4, err_msg=name)
-    assert content["predictions"][0]["top"][0]["class_name"] in [*NAMES, "class 3", "class 4"]
+    run(exported["mindir"], pictures, tmp_path / "mindir", batch_size=3)
+    with pytest.raises(UsageError, match="--batch_size 2 contradicts .*, which was made for 3"):
+        run(exported["mindir"], pictures, tmp_path / "out", batch_size=2)
+    monkeypatch.setattr(infer.device_adapter, "init", lambda *_, **__: pytest.fail("a device was asked for"))
+    run(exported["onnx"], pictures, tmp_path / "onnx", device_target="Ascend")
+    expected = results(tmp_path / "ckpt")
+    for found in (results(tmp_path / "mindir"), results(tmp_path / "onnx")):
+        assert found.keys() == expected.keys() and len(found) == 5
+        for name, logits in expected.items():
+            np.testing.assert_allclose(found[name], logits, atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 def test_the_model_gets_whole_batches_only(pictures):
-    shapes = []
+    shapes, failures = [], {}
 
     def model(images):
         shapes.append(images.shape)
         return (images.mean((2, 3)),)
 
-    paths = [pictures / "temple" / name for name in ("1.jpg", "3.bmp", "1.jpg")]
-    failures = {}
-    operators = eval_transforms(MODEL.input_spec(MODEL.read_config([], "")))
-    found = list(infer.classify(model, operators, [paths[0], Path("absent"), *paths[1:]], 2, failures))
+    first, other, absent = pictures / "temple/1.jpg", pictures / "temple/3.bmp", Path("absent")
+    operators = eval_transforms(MODEL.input_spec(read()))
+    found = list(infer.classify(model, operators, [first, absent, other, first], 2, failures))
     assert shapes == [(2, 3, 16, 16)] * 2 and [index for index, _, _ in found] == [0, 2, 3]
     np.testing.assert_array_equal(found[0][2], found[2][2])
-    assert failures == {Path("absent"): "No such file or directory"}
+    assert failures == {absent: "No such file or directory"}
+    with pytest.raises(DataError, match="not finite"):
+        list(infer.classify(lambda images: (np.nan * images[:, 0, 0],), operators, [first], 1, {}))
 
 
 def test_label_list_and_postprocess_equal_evaluation(checkpoint, pictures, tmp_path, capsys):
@@ -169,7 +174,7 @@ def test_label_list_and_postprocess_equal_evaluation(checkpoint, pictures, tmp_p
     run_label_list(command_line(input=pictures, label_file=label_file, model_file=checkpoint))
     capsys.readouterr()
     run_postprocess(command_line(result_path=tmp_path / "out/result_Files", label_file=label_file))
-    config = MODEL.read_config(command_line(**SIZE, val_data_dir=pictures, batch_size=2, num_parallel_workers=1), "")
+    config = read(**SIZE, val_data_dir=pictures, batch_size=2, num_parallel_workers=1)
     network, _ = load_network(MODEL, checkpoint, config)
     metrics = evaluate(network, MODEL.create_dataset(config, "val", CPU, NAMES), 2, 5, CPU).accuracies()
     top_1, top_5 = (f"{100 * metrics[f'top_{k}_accuracy']:.2f}%" for k in (1, 5))
@@ -185,24 +190,18 @@ def test_files_of_a_run(checkpoint, pictures, tmp_path, capsys):
     files = ["flower/1.jpg", "flower/2.x.png", "temple/1.jpg", "temple/3.bmp", "temple/4.JPG"]
     stems = ["flower__1", "2.x", "temple__1", "3", "4"]
     annotated = [f"annotated/{Path(file).with_suffix('.png').as_posix()}" for file in files]
-    assert tree(tmp_path) == sorted(
-        f"deep/out/{name}" for name in ["predictions.json", *annotated, *(f"result_Files/{stem}.bin" for stem in stems)]
-    )
+    assert tree(out) == sorted(["predictions.json", *annotated, *(f"result_Files/{stem}.bin" for stem in stems)])
     assert content["model"] == str(checkpoint)
     assert content["network"]["num_classes"] == 5 and content["input"]["height"] == 32
     assert [prediction["file"] for prediction in content["predictions"]] == [str(pictures / file) for file in files]
     for stem, prediction in zip(stems, content["predictions"]):
-        check_prediction(prediction["top"], results(out)[stem], 4)
-    top = content["predictions"][0]["top"]
-    assert f"{infer.table(str(pictures / files[0]), top)}\n" in capsys.readouterr().out
-
-
-def check_prediction(top: list[dict], logits: np.ndarray, count: int) -> None:
-    scores = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    order = np.argsort(-logits)[:count]
-    assert [entry["class_index"] for entry in top] == order.tolist()
-    np.testing.assert_allclose([entry["score"] for entry in top], scores[order], rtol=1e-4, atol=1e-30)
-    assert [entry["class_name"] for entry in top] == [[*NAMES, "class 3", "class 4"][index] for index in order]
+        logits, top = results(out)[stem], prediction["top"]
+        scores, order = np.exp(logits) / np.exp(logits).sum(), np.argsort(-logits)[:4]
+        assert [entry["class_index"] for entry in top] == order.tolist()
+        np.testing.assert_allclose([entry["score"] for entry in top], scores[order], rtol=1e-4, atol=1e-30)
+        assert [entry["class_name"] for entry in top] == [[*NAMES, "class 3", "class 4"][index] for index in order]
+    table = infer.table(str(pictures / files[0]), content["predictions"][0]["top"])
+    assert f"{table}\n" in capsys.readouterr().out
 
 
 def test_table_is_aligned():
@@ -216,24 +215,21 @@ def test_scores_of_large_and_equal_logits():
 
 
 def test_same_stem_keeps_every_result(checkpoint, photographs, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    photographs[0].save(source / "a.jpg"), photographs[1].save(source / "a.png")
-    run(checkpoint, source, tmp_path / "out")
+    photographs[0].save(tmp_path / "a.jpg"), photographs[1].save(tmp_path / "a.png")
+    run(checkpoint, tmp_path, tmp_path / "out")
     assert tree(tmp_path / "out" / "annotated") == ["a.jpg.png", "a.png.png"]
     assert list(results(tmp_path / "out")) == ["a.jpg", "a.png"]
 
 
-def test_old_results_are_kept_and_not_classified(checkpoint, pictures, tmp_path):
-    source, out = tmp_path / "in", tmp_path / "in" / "out"
-    source.mkdir()
-    (source / "a.jpg").write_bytes((pictures / "flower" / "1.jpg").read_bytes())
-    run(checkpoint, source, out)
-    (out / "mine.txt").write_text("kept")
-    content = run(checkpoint, source, out)
-    assert [prediction["file"] for prediction in content["predictions"]] == [str(source / "a.jpg")]
-    (aside,) = source.glob("out_*")
-    assert "mine.txt" in tree(aside) and "annotated/a.png" in tree(aside) and "mine.txt" not in tree(out)
+def test_old_results_are_kept_and_not_classified(checkpoint, photographs, tmp_path):
+    out = tmp_path / "out"
+    photographs[0].save(tmp_path / "a.jpg")
+    for _ in range(2):
+        content = run(checkpoint, tmp_path, out)
+        assert [prediction["file"] for prediction in content["predictions"]] == [str(tmp_path / "a.jpg")]
+        (out / "mine.txt").write_text("kept")
+    (aside,) = tmp_path.glob("out_*")
+    assert {"mine.txt", "annotated/a.png"} <= set(tree(aside))
 
 
 def test_interrupted_run_lists_what_it_has_written(checkpoint, pictures, tmp_path, monkeypatch):
@@ -254,19 +250,12 @@ def test_interrupted_run_lists_what_it_has_written(checkpoint, pictures, tmp_pat
 def write_damaged(folder: Path, sound: bytes) -> list[str]:
     """Pictures whose names stand before that of the sound one, so that they could spoil it."""
     png = cv2.imencode(".png", cv2.imdecode(np.frombuffer(sound, np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
-    huge = bytearray(sound)
-    place = sound.index(b"\xff\xc0") + 5
-    huge[place : place + 4] = b"\xff\xff\xff\xff"  # the header promises 65535 x 65535 pixels
+    place = sound.index(b"\xff\xc0") + 5  # of the size in the header, which then promises 65535 x 65535 pixels
     contents = {
-        "1_empty.jpg": b"",
-        "2_text.jpg": b"no picture",
-        "3_header.jpg": sound[:100],
-        "4_half.jpg": sound[: len(sound) // 2],
-        "5_end.jpg": sound[:-40],
-        "6_half.png": png[: len(png) // 2],
-        "7_end.png": png[:-6],
-        "8_huge.jpg": bytes(huge),
-    }
+        "1_empty.jpg": b"", "2_text.jpg": b"no picture", "3_header.jpg": sound[:100],
+        "4_half.jpg": sound[: len(sound) // 2], "5_end.jpg": sound[:-40], "6_half.png": png[: len(png) // 2],
+        "7_end.png": png[:-6], "8_huge.jpg": sound[:place] + b"\xff" * 4 + sound[place + 4 :],
+    }  # fmt: skip
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     return list(contents)
@@ -289,9 +278,10 @@ def test_damaged_pictures_are_named_and_the_others_classified(checkpoint, pictur
     assert all(re.search(rf"in/{name}: \w.+", output) for name in damaged)
     assert "in/2_text.jpg: not a readable JPEG" in output and "in/1_empty.jpg: empty file" in output
     run(checkpoint, pictures / "temple" / "1.jpg", tmp_path / "alone", batch_size=2)
-    alone = results(tmp_path / "alone")["1"]
-    for name in ("9_sound", other[:-4]):
-        np.testing.assert_allclose(results(tmp_path / "out")[name], alone, atol=TOLERANCE, rtol=TOLERANCE)
+    (alone,), found = results(tmp_path / "alone").values(), results(tmp_path / "out")
+    assert set(found) == {"9_sound", other[:-4]}
+    for logits in found.values():
+        np.testing.assert_allclose(logits, alone, atol=TOLERANCE, rtol=TOLERANCE)
     files = [row["file"] for row in json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]]
     assert len(files) == 2 and all(Path(file).is_file() for file in files)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "in", "out"]  # nothing written elsewhere
@@ -307,7 +297,6 @@ def test_damaged_pictures_are_named_and_the_others_classified(checkpoint, pictur
         ({"batch_size": 0}, UsageError, "batch_size=0: 1 or more"),
         ({"input": "absent.jpg"}, DataError, "does not exist"),
         ({"model_file": "absent.onnx"}, DataError, "absent.onnx is not a file"),
-        ({"output_dir": "."}, UsageError, "output_dir=. holds"),
         ({"num_classes": 7}, UsageError, "--num_classes 7 contradicts"),
     ],
 )
@@ -320,33 +309,74 @@ def test_refusals(checkpoint, pictures, tmp_path, monkeypatch, options, error, m
 
 
 def test_folders_of_the_pictures_and_the_model_are_not_moved_aside(checkpoint, pictures):
-    for out in (pictures, pictures / "temple", checkpoint.parent, Path(infer.__file__).parents[1]):
-        with pytest.raises(UsageError, match="output_dir"):
+    for out in (pictures / "temple", checkpoint.parent):
+        with pytest.raises(UsageError, match="output_dir=.* holds"):
             run(checkpoint, pictures, out)
-
-
-def test_batch_size_of_an_export_cannot_be_changed(exported, pictures, tmp_path):
-    with pytest.raises(UsageError, match="--batch_size 2 contradicts .*, which was made for 3"):
-        run(exported["mindir"], pictures, tmp_path / "out", batch_size=2)
-    assert len(run(exported["mindir"], pictures, tmp_path / "out", batch_size=3)["predictions"]) == 5
-
-
-def test_onnx_needs_no_device(exported, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(infer.device_adapter, "init", lambda *_, **__: pytest.fail("a device was asked for"))
-    run(exported["onnx"], pictures / "temple" / "1.jpg", tmp_path / "out", device_target="Ascend")
-    assert len(results(tmp_path / "out")) == 1
-
-
-def test_outputs_that_are_not_finite_are_refused(pictures):
-    def model(images):
-        return (np.full((len(images), 3), np.nan, np.float32),)
-
-    operators = eval_transforms(MODEL.input_spec(MODEL.read_config([], "")))
-    with pytest.raises(DataError, match="not finite"):
-        list(infer.classify(model, operators, [pictures / "temple" / "1.jpg"], 1, {}))
 
 
 def test_dry_run_writes_nothing(checkpoint, pictures, tmp_path, capsys):
     run_infer(command_line(model_file=checkpoint, input=pictures, output_dir=tmp_path / "out", dry_run=True))
     assert "none of the 5 picture(s) was classified" in capsys.readouterr().out and not list(tmp_path.iterdir())
-    assert picture_files.find_pictures(str(pictures))[0] == pictures
+
+
+# ---- Pictures with their classes below them --------------------------------------------------------------------------
+
+GREY = (90, 120, 90)
+
+
+def picture(width: int, height: int) -> np.ndarray:
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def entries(**scores: float) -> list[dict]:
+    return [{"class_name": name, "score": score} for name, score in scores.items()]
+
+
+@pytest.mark.parametrize(
+    "size, shown",
+    [((32, 32), (320, 320)), ((7, 300), (14, 600)), ((3000, 1500), (1280, 640)), ((640, 480), (640, 480)),
+     ((1, 5000), (1, 1280)), ((320, 1), (320, 1))],
+)  # fmt: skip
+def test_readable_size(size, shown):
+    """Small pictures are enlarged by a whole factor, which keeps their pixels sharp; large ones get smaller."""
+    values = picture(*size)
+    values[0, 0] = (255, 0, 0)
+    found, factor = readable_size(values), shown[0] // size[0]
+    assert found.size == shown
+    if factor > 1:
+        assert (np.asarray(found)[:factor, :factor] == (255, 0, 0)).all() and found.getpixel((factor, factor)) == GREY
+
+
+@pytest.mark.parametrize("size, width", [((32, 32), 320), ((100, 30), 400), ((7, 300), 320), ((3000, 1500), 1280)])
+def test_text_is_on_the_picture(size, width):
+    """Name and score of each class, nothing at the edges, the picture above in the middle."""
+    shown = readable_size(picture(*size))
+    canvas = annotate(shown, entries(flower=0.9, temple=0.1, **{NAMES[2]: 0.0}))
+    assert canvas.width == width and canvas.height >= shown.height + 3 * 14
+    assert canvas.getpixel((canvas.width // 2, shown.height // 2)) == GREY
+    text = np.asarray(canvas)[shown.height :, :, :].min(axis=2) > 200
+    assert text[:, : canvas.width // 2].any() and text[:, -canvas.width // 4 :].any()
+    assert not text[:, :5].any() and not text[:, -5:].any()
+
+
+def colours(canvas, colour) -> np.ndarray:
+    """Where a canvas below a picture of 320 pixels has this colour."""
+    return (np.asarray(canvas)[320:] == colour).all(axis=2)
+
+
+def test_bars_and_rows():
+    """As long as the score; the first one has a colour of its own; no more than five classes are written."""
+    shown = readable_size(picture(320, 320))
+    short, long = (annotate(shown, entries(**{"": score, "b": 0.5})) for score in (0.25, 0.75))
+    lengths = [colours(canvas, annotating.FIRST_BAR).any(axis=0).sum() for canvas in (short, long)]
+    assert lengths[1] - lengths[0] == pytest.approx(0.5 * (320 - 28), abs=2)
+    first, other = (colours(long, bar).any(axis=1).nonzero()[0] for bar in (annotating.FIRST_BAR, annotating.OTHER_BAR))
+    assert first.max() < other.min()
+    heights = [annotate(shown, entries(**dict.fromkeys("123456789"[:count], 0.1))).height for count in (1, 4, 5, 9)]
+    assert heights[0] < heights[1] < heights[2] == heights[3]
+
+
+def test_long_names_are_shortened():
+    """The longest text that fits; a name that fits stays whole."""
+    for name, width, wanted in (("12345678", 8, "12345678"), ("123456789", 8, "12345..."), ("123456789", 0, "...")):
+        assert annotating._shortened(name, lambda text, width=width: len(text) <= width) == wanted

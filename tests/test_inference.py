@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from model_utils.errors import DataError, UsageError
 from model_utils.inference import (
     as_arrays,
     description,
+    digest,
     load_model,
     load_network,
     predict,
@@ -35,8 +35,8 @@ def read(**options):
     return MODEL.read_config(command_line(**options), "")
 
 
-def pictures(number: int, seed: int = 1, side: int = 20) -> np.ndarray:
-    return np.random.RandomState(seed).standard_normal((number, 3, side, side)).astype(np.float32)
+def pictures(number: int) -> np.ndarray:
+    return np.random.RandomState(1).standard_normal((number, 3, 20, 20)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -58,42 +58,34 @@ def exported(programs, weights, tmp_path_factory) -> Path:
     return folder
 
 
-# ---- A checkpoint ----------------------------------------------------------------------------------------------------
-
-
-def test_the_description_is_complete(weights):
-    _, about = load_network(MODEL, weights, read())
-    assert about == load(weights)[1]
-    assert about == {
+def test_the_description_and_the_weights_are_those_of_the_file(weights):
+    network, about = load_network(MODEL, weights, read())
+    stored, of_the_file = load(weights)
+    assert about == of_the_file == {
         "network": {"name": "toy", "num_classes": 3, "width": 4, "activation": "swish"},
         "input": {"height": 20, "width": 20, "resize": "shorter_side", "crop_ratio": 0.8, "interpolation": "nearest",
                   "mean": [0.1, 0.2, 0.3], "std": [0.25, 0.25, 0.25]},
         "class_names": NAMES,
     }  # fmt: skip
-
-
-def test_the_network_is_in_evaluation_mode_and_has_the_weights(weights):
-    network, _ = load_network(MODEL, weights, read())
     assert not network.training and not network.stem.bn.training
-    stored = load(weights)[0]
     assert all(np.array_equal(p.asnumpy(), stored[name].asnumpy()) for name, p in network.parameters_dict().items())
+    config = with_input(read(), about)
+    assert (config.num_classes, config.image_height, config.image_width, config.crop_ratio) == (3, 20, 20, 0.8)
+    assert config.mean == [0.1, 0.2, 0.3] and config.interpolation == "nearest" and config.width == 8
 
 
-def test_a_training_state_has_both_weights(toy_state):
+def test_a_training_state_has_both_weights(toy_state, weights):
     """The raw ones, and with use_ema the averaged ones."""
     raw, average = (load_network(MODEL, toy_state, read(), use_ema=use)[0].parameters_dict() for use in (False, True))
     stored = load(toy_state)[0]
     assert all(np.array_equal(raw[name].asnumpy(), stored[name].asnumpy()) for name in raw)
     assert all(np.array_equal(average[name].asnumpy(), stored[EMA_PREFIX + name].asnumpy()) for name in raw)
     assert not np.array_equal(raw["fc.weight"].asnumpy(), average["fc.weight"].asnumpy())
-
-
-def test_no_moving_average(weights):
     with pytest.raises(DataError, match="no moving average"):
         load_network(MODEL, weights, read(), use_ema=True)
 
 
-def test_a_file_of_weights_only_has_the_recipe(weights, tmp_path, caplog):
+def test_a_file_of_weights_only_has_the_recipe(weights, tmp_path):
     save(tmp_path / "plain.ckpt", load(weights)[0], {})
     config = read(num_classes=3, width=4, activation="relu", image_height=12, image_width=12)
     _, about = load_network(MODEL, tmp_path / "plain.ckpt", config)
@@ -123,19 +115,9 @@ def test_options_that_contradict_the_file(weights, exported, key):
     for path in (weights, exported / "m.onnx"):
         with pytest.raises(UsageError, match=f"--{key} .* contradicts .*{path.name}, which was made for"):
             load_model(MODEL, path, read(**{key: CONTRADICTIONS[key]}))
-    same = {**load(weights)[1]["network"], **load(weights)[1]["input"], "image_height": 20, "image_width": 20}
-    value = same[key] if key != "width" else 4
-    text = ",".join(map(str, value)) if isinstance(value, list) else value
-    load_network(MODEL, weights, read(**{key: text}))
-
-
-def test_the_recipe_with_the_input_of_the_weights(weights):
-    config = with_input(read(), load(weights)[1])
-    assert (config.num_classes, config.image_height, config.image_width, config.crop_ratio) == (3, 20, 20, 0.8)
-    assert config.mean == [0.1, 0.2, 0.3] and config.interpolation == "nearest" and config.width == 8
-
-
-# ---- Batches and outputs ---------------------------------------------------------------------------------------------
+    about = load(weights)[1]
+    value = {**about["input"], **about["network"], "image_height": 20, "image_width": 20}[key]
+    load_network(MODEL, weights, read(**{key: ",".join(map(str, value)) if isinstance(value, list) else value}))
 
 
 def test_a_short_batch_is_padded():
@@ -145,12 +127,11 @@ def test_a_short_batch_is_padded():
         shapes.append(images.shape)
         return images.mean((2, 3)), 2 * images[:, 0]
 
-    images = pictures(3)
-    mean, double = predict(network, images, 5)
-    assert shapes == [(5, 3, 20, 20)] and mean.dtype == np.float32
-    np.testing.assert_allclose(mean, images.mean((2, 3)), atol=1e-6)
-    np.testing.assert_array_equal(double, 2 * images[:, 0])
-    assert predict(network, pictures(5), 5)[0].shape == (5, 3) and shapes[1:] == [(5, 3, 20, 20)]
+    for images in (pictures(3), pictures(5)):
+        mean, double = predict(network, images, 5)
+        assert shapes.pop() == (5, 3, 20, 20) and mean.dtype == np.float32
+        np.testing.assert_allclose(mean, images.mean((2, 3)), atol=1e-6)
+        np.testing.assert_array_equal(double, 2 * images[:, 0])
 
 
 def test_outputs_are_float32():
@@ -160,22 +141,7 @@ def test_outputs_are_float32():
         assert array.dtype == np.float32 and array == 1.5
 
 
-# ---- Exported models -------------------------------------------------------------------------------------------------
-
-
 def test_all_formats_give_the_same(weights, exported):
-    images = pictures(2)
-    network, about, fixed = load_model(MODEL, weights, read())
-    assert fixed is None and about["class_names"] == NAMES
-    (expected,) = network(images)
-    assert expected.shape == (2, 3) and expected.dtype == np.float32
-    for name in ("m.mindir", "m.onnx"):
-        model, about, fixed = load_model(MODEL, exported / name, read())
-        assert fixed == 2 and about["class_names"] == NAMES and about["input"]["height"] == 20
-        np.testing.assert_allclose(model(images)[0], expected, atol=1e-5 * np.abs(expected).max())
-
-
-def test_what_stands_around_the_network_of_a_checkpoint(weights):
     class Doubled(nn.Cell):
         def __init__(self, network):
             super().__init__()
@@ -184,8 +150,16 @@ def test_what_stands_around_the_network_of_a_checkpoint(weights):
         def construct(self, images):
             return 2 * self.network(images)
 
-    plain, wrapped = (load_model(MODEL, weights, read(), wrap)[0](pictures(2))[0] for wrap in (None, Doubled))
-    np.testing.assert_allclose(wrapped, 2 * plain, rtol=1e-6)
+    images, config = pictures(2), read()
+    network, about, fixed = load_model(MODEL, weights, config)
+    assert fixed is None and about["class_names"] == NAMES
+    (expected,) = network(images)
+    assert expected.shape == (2, 3) and expected.dtype == np.float32
+    np.testing.assert_allclose(load_model(MODEL, weights, config, Doubled)[0](images)[0], 2 * expected, rtol=1e-6)
+    for name in ("m.mindir", "m.onnx"):
+        model, about, fixed = load_model(MODEL, exported / name, config)
+        assert fixed == 2 and about["class_names"] == NAMES and about["input"]["height"] == 20
+        np.testing.assert_allclose(model(images)[0], expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_models_that_cannot_be_read(exported, tmp_path, monkeypatch):
@@ -199,7 +173,8 @@ def test_models_that_cannot_be_read(exported, tmp_path, monkeypatch):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
-            shutil.copy(exported / "m.onnx.json", tmp_path / f"{name}.json")
+            about = json.loads((exported / "m.onnx.json").read_text())
+            (tmp_path / f"{name}.json").write_text(json.dumps({**about, "sha256": digest(path)}))
         with pytest.raises(DataError, match=message):
             load_model(MODEL, path, config)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -208,16 +183,15 @@ def test_models_that_cannot_be_read(exported, tmp_path, monkeypatch):
 
 
 def test_descriptions_that_cannot_be_used(exported, tmp_path):
-    model = tmp_path / "m.onnx"
-    about = json.loads((exported / "m.onnx.json").read_text())
+    model, about = tmp_path / "m.onnx", json.loads((exported / "m.onnx.json").read_text())
     lacking = {key: value for key, value in about.items() if key != "batch_size"}
     for content, message in (
         (None, "cannot be read .*keep the two files together"),
-        ("{", "cannot be read"),
-        ("[1]", "cannot be read"),
-        ("{}", "cannot be read"),
-        (json.dumps({**about, "network": {"name": "resnet"}}), "describes another network than toy"),
-        (json.dumps(lacking), "describes another network than toy"),
+        ("{", "is not JSON"),
+        ("[1]", "does not describe a model"),
+        ("{}", "does not describe a model"),
+        (json.dumps({**about, "network": {"name": "resnet"}}), "is of the network resnet; one of toy"),
+        (json.dumps(lacking), "batch_size is null; an integer"),
     ):
         if content is not None:
             Path(f"{model}.json").write_text(content)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
-from launcher_bench import AT_WORK, STALE, is_alive, option, values, wait_until
-from toy_launchers import toy_bench
+from launcher_bench import AT_WORK, STALE, is_alive, option, toy_bench, values, wait_until
 
 import pytest
 
@@ -19,9 +22,7 @@ TWO = [(0, 0), (1, 1)]
 
 @pytest.fixture
 def bench(tmp_path):
-    bench = toy_bench(tmp_path)
-    yield bench
-    bench.end_jobs()
+    yield from toy_bench(tmp_path)
 
 
 # ---- Rank table ------------------------------------------------------------------------------------------------------
@@ -31,23 +32,14 @@ def test_rank_table_starts_one_process_for_each_device(bench):
     table = bench.rank_table([(4, 1), (5, 0)])
     result = bench.run("ranks.sh", table, "--epoch_size", "2", STAND_IN_TEXT="text", **STALE)
     assert (result.returncode, result.stderr) == (0, "")
-    jobs = bench.records()
-    for job, rank, folder, device in zip(jobs, "01", ["ranks1", "ranks0"], "54"):
+    for job, rank, folder, device in zip(bench.records(), "01", ["ranks1", "ranks0"], "54"):
         run_dir = bench.caller / folder
         assert job["argv"] == ["train.py", "--run_dir", str(run_dir), "--epoch_size", "2"]
-        assert job["cwd"] == str(bench.model)
         names = "DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM SERVER_ID RANK_TABLE_FILE"
         assert values(job, names) == [device, rank, "2", "2", "0", f"{bench.caller}/{table}"]
         assert (run_dir / "log").read_text() == "text\ntext on stderr\n"
         assert f"DEVICE_ID={device}\nRANK_ID={rank}\n" in (run_dir / "env.log").read_text()
-    assert len(jobs) == 2 and f"2 of 2 ranks run here, logs {bench.caller}/ranks*/log\n" in result.stdout
-
-
-def test_rank_table_of_several_servers(bench):
-    table = bench.rank_table(TWO, [(2, 2)])
-    job = bench.job("ranks.sh", table, SERVER_ID="1")
-    assert values(job, "DEVICE_ID RANK_ID RANK_SIZE DEVICE_NUM SERVER_ID") == ["2", "2", "3", "1", "1"]
-    assert (bench.caller / "ranks0").is_dir() and not (bench.caller / "ranks1").exists()
+    assert len(bench.records()) == 2 and f"2 of 2 ranks run here, logs {bench.caller}/ranks*/log\n" in result.stdout
 
 
 def table_text(*devices: tuple[str, str]) -> str:
@@ -59,7 +51,6 @@ def table_text(*devices: tuple[str, str]) -> str:
     "text, message",
     [
         ("not json", "is not a rank table"),
-        ("{}", "is not a rank table"),
         (table_text(("x", "0")), "is not a rank table"),
         ('{"server_list": []}', "has no entry for SERVER_ID=0"),
         (table_text(), "lists no device"),
@@ -94,8 +85,7 @@ def test_no_core_binding(bench, reason):
     extra = {"BIND_CORES": "0"} if reason == "switched off" else {}
     table = bench.rank_table([(number, number) for number in range(devices)])
     assert bench.run("ranks.sh", table, "--wait", **extra).returncode == 0
-    assert bench.records("taskset") == []
-    assert len(bench.records()) == devices
+    assert bench.records("taskset") == [] and len(bench.records()) == devices
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
@@ -178,12 +168,6 @@ def test_ranks_through_msrun(bench, script, folder):
     run_dir = bench.caller / folder
     bench.make("group1/", "group12/", "group_notes/")
     job = bench.job(script, "4", "--seed=2", by="msrun", **STALE)
-    port = option(job["words"], "--master_port")
-    assert 1024 <= int(port) <= 65535
-    assert job["words"] == [
-        *["--worker_num", "4", "--local_worker_num", "4", "--master_addr", "127.0.0.1", "--master_port", port],
-        *["--log_dir", f"{run_dir}/msrun_log", "--join=True", "--cluster_time_out=600"],
-    ]
     assert job["argv"] == ["train.py", "--shared", "--run_dir", str(run_dir), "--seed=2"]
     assert values(job, "RANK_SIZE DEVICE_NUM DEVICE_ID RANK_ID RANK_TABLE_FILE") == ["4", "4", None, None, None]
     assert (run_dir / "log").read_text() == "text\ntext on stderr\n"
@@ -196,28 +180,14 @@ def test_ranks_through_msrun(bench, script, folder):
 def test_ranks_through_mpirun(bench, user):
     bench.add_stand_in("id")
     (bench.bin / "msrun").unlink()
-    run_dir = bench.caller / "group"
-    job = bench.job("group.sh", "2", by="mpirun", STAND_IN_USER=user, DEVICE_ID="6")
-    words = job["words"][: job["words"].index("-c")]
-    assert words == [*(["--allow-run-as-root"] if user == "0" else []), "-n", "2", "--bind-to", "none", "bash"]
-    assert job["words"][len(words) + 2 :] == [f"{run_dir}/log_output", f"{bench.bin}/python"]
-    assert job["argv"] == ["train.py", "--shared", "--run_dir", str(run_dir)]
-    assert values(job, "RANK_SIZE DEVICE_ID") == ["2", None]
+    words = bench.job("group.sh", "2", by="mpirun", STAND_IN_USER=user, DEVICE_ID="6")["words"]
+    assert words[: words.index("-n")] == (["--allow-run-as-root"] if user == "0" else [])
 
 
 def test_launcher_and_port_may_be_chosen(bench):
     assert bench.job("group.sh", "2", by="mpirun", LAUNCHER="mpirun") and bench.records("msrun") == []
     job = bench.job("group.sh", "2", by="msrun", LAUNCHER="msrun", MASTER_PORT="8200")
     assert option(job["words"], "--master_port") == "8200"
-
-
-def test_several_servers(bench):
-    servers = {"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1", "WORKER_NUM": "8"}
-    job = bench.job("group.sh", "4", by="msrun", **servers)
-    names = ("worker_num", "local_worker_num", "master_addr", "node_rank", "master_port")
-    # The port is the same on every server.
-    assert [option(job["words"], f"--{name}") for name in names] == ["8", "4", "10.0.0.1", "1", "8118"]
-    assert values(job, "RANK_SIZE DEVICE_NUM MS_NODE_TIMEOUT") == ["8", "4", "20"]
 
 
 @pytest.mark.parametrize(
@@ -270,17 +240,15 @@ def test_rank_of_msrun_dying(bench, options, status):
     begin = time.monotonic()
     script = {"STAND_IN_RANKS": "1", "STAND_IN_RANK": "1", "STAND_IN_STATUS": "2", "STAND_IN_SECONDS": "1"}
     result = bench.run("group.sh", "2", *options, **script)
-    assert result.returncode == status
     log = f"{bench.caller}/group/msrun_log/worker_1.log"
     assert f"launcher: error: rank 1 ended with status 2; its log: {log}" in result.stderr
-    assert time.monotonic() - begin < 40
+    assert result.returncode == status and time.monotonic() - begin < 40
     assert not any(map(is_alive, bench.records() + bench.records("msrun")))
 
 
 def test_status_of_a_dead_mpirun(bench):
     result = bench.run("group.sh", "2", "--wait", LAUNCHER="mpirun", STAND_IN_STATUS="7")
-    assert result.returncode == 7
-    assert "ended with status 7; the logs of the ranks are in" in result.stderr
+    assert result.returncode == 7 and "ended with status 7; the logs of the ranks are in" in result.stderr
 
 
 @pytest.mark.parametrize("name, status", [("INT", 130), ("TERM", 143)])
@@ -302,3 +270,73 @@ def test_logs_of_a_resumed_group_are_set_aside(bench):
     assert not bench.old("group") and (bench.caller / "group/log").read_text().count("text on stderr") == 2
     names = [path.name.split("_", 2)[2] for path in (bench.caller / "group").glob("old_*")]
     assert sorted(names) == ["log_output", "msrun_log"]
+
+
+# ---- OpenMPI's own mpirun: ranks that are no training, as MindSpore joins its processes on GPU and Ascend only -------
+
+MPI_LAUNCHER = Path(__file__).resolve().parents[1] / "tinydarknet/scripts/run_distribute_train_gpu.sh"
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+# The launcher itself runs small programs with -c.
+RANK = """#!{python}
+import os, sys, time
+if sys.argv[1] == "-c":
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
+cores = len(os.sched_getaffinity(0))
+print("rank", rank, "of", os.environ["OMPI_COMM_WORLD_SIZE"], "on", cores, "cores", os.getpid(), flush=True)
+print("DEVICE_ID" in os.environ, sys.argv[1], file=sys.stderr, flush=True)
+if rank == int(os.environ.get("BAD_RANK", "-1")):
+    time.sleep(0.5)
+    if os.environ["BAD_STATUS"] == "9":
+        os.kill(os.getpid(), 9)
+    sys.exit(int(os.environ["BAD_STATUS"]))
+time.sleep(float(os.environ["SECONDS_TO_LIVE"]))
+"""
+
+needs_mpirun = pytest.mark.skipif(MPIRUN is None, reason="no mpirun beside the interpreter or on PATH")
+
+
+@pytest.fixture
+def start_mpirun(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text(RANK.format(python=sys.executable))
+    (tmp_path / "bin/python").chmod(0o755)
+
+    def run(**environment):
+        path = f"{tmp_path / 'bin'}{os.pathsep}{Path(MPIRUN).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "LAUNCHER": "mpirun", "DEVICE_ID": "6", "LAUNCH_KILL_SECONDS": "1"}
+        # More ranks than cores are refused by default.
+        many = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+        command, variables = ["bash", str(MPI_LAUNCHER), "3", "--wait"], {**os.environ, **own, **many, **environment}
+        return subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def logs(folder):
+    found = sorted((folder / "distribute_train_gpu/log_output").iterdir())
+    assert [path.name for path in found] == ["worker_0.log", "worker_1.log", "worker_2.log"]
+    return [path.read_text().split() for path in found]
+
+
+@needs_mpirun
+def test_every_rank_of_mpirun_has_its_number_all_cores_and_a_log(start_mpirun, tmp_path):
+    result = start_mpirun(SECONDS_TO_LIVE="0.2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for rank, words in enumerate(logs(tmp_path)):
+        assert words[:7] == ["rank", str(rank), "of", "3", "on", str(len(CORES)), "cores"]
+        assert words[8:] == ["False", "train.py"]
+
+
+@needs_mpirun
+@pytest.mark.parametrize("status, expected", [("7", 7), ("9", 137)])
+def test_a_dead_rank_of_mpirun_ends_the_others_and_is_named(start_mpirun, tmp_path, status, expected):
+    begin = time.monotonic()
+    result = start_mpirun(SECONDS_TO_LIVE="100", BAD_RANK="1", BAD_STATUS=status)
+    assert result.returncode == expected
+    log = tmp_path / "distribute_train_gpu/log_output/worker_1.log"
+    assert f"launcher: error: rank 1 ended with status {expected}; its log: {log}" in result.stderr
+    pids = [words[7] for words in logs(tmp_path)]
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() - begin < 60:
+        time.sleep(0.05)
+    assert time.monotonic() - begin < 60

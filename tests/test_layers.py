@@ -18,50 +18,61 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+pytestmark = pytest.mark.usefixtures("eager_mode")
+
 GRAPH, EAGER = ms.GRAPH_MODE, ms.PYNATIVE_MODE  # programs run in graph mode; eager mode needs no compilation
 
 
-@pytest.fixture(autouse=True)
-def eager_mode():
-    """Unless a test says otherwise."""
-    mode = ms.get_context("mode")
-    ms.set_context(mode=EAGER)
-    yield
-    ms.set_context(mode=mode)
-
-
 class Weighted(nn.Cell):
-    """A scalar of an operator's output, so that its gradient can be taken."""
+    """The weighted sum of a cell's output, so that its gradients can be taken."""
 
-    def __init__(self, operator: nn.Cell):
+    def __init__(self, cell: nn.Cell):
         super().__init__()
-        self.operator = operator
+        self.cell = cell
 
-    def construct(self, x, weights):
-        return (self.operator(x) * weights).sum()
-
-
-def gradient(operator: nn.Cell, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return ms.grad(Weighted(operator))(Tensor(x), Tensor(weights)).asnumpy()
+    def construct(self, weights, x):
+        return (self.cell(x) * weights).sum()
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.01, 0.1, 1.0])
+class WeightedScale(nn.Cell):
+    """The same of a cell with two inputs."""
+
+    def __init__(self, cell: nn.Cell):
+        super().__init__()
+        self.cell = cell
+
+    def construct(self, weights, x, factors):
+        return (self.cell(x, factors) * weights).sum()
+
+
+def gradient(cell: nn.Cell, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return ms.grad(Weighted(cell), 1)(Tensor(weights), Tensor(x)).asnumpy()
+
+
+def gradients(cell: nn.Cell, x: np.ndarray, weights: np.ndarray, parameter: ms.Parameter) -> list[np.ndarray]:
+    """By the input, and by a parameter."""
+    by_x, others = ms.grad(Weighted(cell), 1, ms.ParameterTuple([parameter]))(Tensor(weights), Tensor(x))
+    return [by_x.asnumpy(), (others[0] if isinstance(others, (tuple, list)) else others).asnumpy()]
+
+
+def portable(build) -> nn.Cell:
+    with portable_operators():
+        return build()
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
 def test_leaky_relu(slope):
     random = np.random.default_rng(3)
     x = np.concatenate([random.normal(size=50) * 10, [-1e-20, 1e-20, -1e30, 1e30]]).astype(np.float32).reshape(2, 27)
     weights = random.normal(size=x.shape).astype(np.float32)
-    fast, plain = leaky_relu(slope), nn.LeakyReLU(slope)
     wanted = np.where(x > 0, x, slope * x.astype(np.float64))
-    for cell in (fast, plain):
+    for cell in (leaky_relu(slope), nn.LeakyReLU(slope)):
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), wanted, rtol=3e-7)
         np.testing.assert_allclose(gradient(cell, x, weights), np.where(x > 0, 1, slope) * weights, rtol=3e-7)
-
-
-def test_leaky_relu_of_special_values():
     x = np.array([-np.inf, -0.0, 0.0, np.inf, np.nan], np.float32)
     np.testing.assert_array_equal(leaky_relu(0.1)(Tensor(x)).asnumpy(), x)
-    ones = np.ones(4, np.float32)
-    np.testing.assert_allclose(gradient(leaky_relu(0.1), x[:4], ones), [0.1, 0.1, 0.1, 1.0], rtol=1e-6)
+    found = gradient(leaky_relu(0.1), x[:4], np.ones(4, np.float32))
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.1, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", [GRAPH, EAGER])
@@ -76,42 +87,25 @@ def test_mish(mode):
     t = np.tanh(log1p_exp)
     slope = t + exact * np.exp(log_sigmoid) / np.cosh(np.minimum(log1p_exp, 300)) ** 2
     weights = random.normal(size=x.shape).astype(np.float32)
-    fast = create_activation("mish")
-    with portable_operators():
-        plain = create_activation("mish")
+    fast, plain = create_activation("mish"), portable(lambda: create_activation("mish"))
     assert type(fast) not in (type(plain), nn.Mish)
     for cell in (fast, plain):
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), exact * t, rtol=1e-5, atol=1e-15)
         np.testing.assert_allclose(gradient(cell, x, weights), slope * weights, rtol=1e-5, atol=1e-5)
 
 
-class Sum(nn.Cell):
-    """The sum of another cell's output."""
-
-    def __init__(self, cell: nn.Cell):
-        super().__init__()
-        self.cell = cell
-
-    def construct(self, x):
-        return self.cell(x).sum()
-
-
 def test_gradient_of_mish_reaches_the_weights():
-    """The closed form is what a training step takes: the gradient of a convolution before it equals the difference."""
+    """The closed form is what a training step takes: behind a convolution it equals the portable spelling."""
     conv = nn.Conv2d(3, 4, 3, pad_mode="pad", padding=1)
-    network = nn.SequentialCell(conv, create_activation("mish")).set_train()
-    x = Tensor(np.random.default_rng(6).normal(size=(2, 3, 5, 5)).astype(np.float32))
-    gradients = ms.value_and_grad(Sum(network), None, ms.ParameterTuple([conv.weight]))(x)[1]
-    gradient, step = (gradients[0] if isinstance(gradients, (tuple, list)) else gradients).asnumpy(), 1e-2
-    weight = conv.weight.asnumpy()
-    for place in [(0, 0, 0, 0), (1, 2, 1, 1), (3, 1, 2, 0)]:
-        sums = []
-        for sign in (1, -1):
-            moved = weight.copy()
-            moved[place] += sign * step
-            conv.weight.set_data(Tensor(moved))
-            sums.append(float(network(x).asnumpy().astype(np.float64).sum()))
-        np.testing.assert_allclose(gradient[place], (sums[0] - sums[1]) / (2 * step), rtol=1e-2, atol=1e-2)
+    random = np.random.default_rng(6)
+    x, weights = (random.normal(size=(2, channels, 5, 5)).astype(np.float32) for channels in (3, 4))
+    fast, plain = (
+        gradients(nn.SequentialCell(conv, mish).set_train(), x, weights, conv.weight)
+        for mish in (create_activation("mish"), portable(lambda: create_activation("mish")))
+    )
+    for mine, reference in zip(fast, plain):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max())
+        assert np.abs(reference).max() > 0.1
 
 
 def pooled(x: np.ndarray) -> np.ndarray:
@@ -121,14 +115,12 @@ def pooled(x: np.ndarray) -> np.ndarray:
     return padded.reshape(*x.shape[:2], (height + 1) // 2, 2, (width + 1) // 2, 2).max((3, 5))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 7), (5, 2), (2, 2), (1, 1)])
+@pytest.mark.parametrize("size", [(8, 8), (8, 7), (5, 2), (1, 1)])
 @pytest.mark.parametrize("ties", [False, True])
 def test_max_pool(size, ties):
-    random = np.random.default_rng(4)
-    shape = (2, 3, *size)
+    random, shape = np.random.default_rng(4), (2, 3, *size)
     x = (random.integers(-1, 2, shape) if ties else random.normal(size=shape)).astype(np.float32)
     fast, plain = max_pool_2x2(), nn.MaxPool2d(kernel_size=2, stride=2, pad_mode="same")
-    assert type(fast) is not type(plain)
     for cell in (fast, plain):
         np.testing.assert_array_equal(cell(Tensor(x)).asnumpy(), pooled(x))
     weights = random.normal(size=pooled(x).shape).astype(np.float32)
@@ -136,18 +128,7 @@ def test_max_pool(size, ties):
     np.testing.assert_allclose(gradient(fast, x, weights).sum(), weights.sum(), rtol=1e-4)
 
 
-class WeightedScale(nn.Cell):
-    """The weighted sum of what a cell makes of an image and its factors."""
-
-    def __init__(self, scale: nn.Cell):
-        super().__init__()
-        self.scale = scale
-
-    def construct(self, x, factors, weights):
-        return (self.scale(x, factors) * weights).sum()
-
-
-@pytest.mark.parametrize("size, mode", [((1, 1), EAGER), ((7, 5), EAGER), ((40, 33), EAGER), ((7, 5), GRAPH)])
+@pytest.mark.parametrize("size, mode", [((1, 1), EAGER), ((40, 33), EAGER), ((7, 5), GRAPH)])
 def test_spatial_mean_and_scale(size, mode):
     """Values and gradients of the mean over an image, and of the product with a factor for each channel."""
     ms.set_context(mode=mode)
@@ -159,20 +140,9 @@ def test_spatial_mean_and_scale(size, mode):
     each = factors / (size[0] * size[1]) * np.ones_like(x)
     np.testing.assert_allclose(gradient(mean, x, factors), each, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(scale(Tensor(x), Tensor(factors)).asnumpy(), x * factors)
-    both = ms.grad(WeightedScale(scale), (0, 1))(Tensor(x), Tensor(factors), Tensor(weights))
+    both = ms.grad(WeightedScale(scale), (1, 2))(Tensor(weights), Tensor(x), Tensor(factors))
     np.testing.assert_array_equal(both[0].asnumpy(), weights * factors)
     np.testing.assert_allclose(both[1].asnumpy(), (weights * x).sum((2, 3), keepdims=True), rtol=1e-4, atol=1e-4)
-
-
-class SquareSum(nn.Cell):
-    """The sum of the squares of another cell's output."""
-
-    def __init__(self, cell: nn.Cell):
-        super().__init__()
-        self.cell = cell
-
-    def construct(self, x):
-        return (self.cell(x) ** 2).sum()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +154,7 @@ class SquareSum(nn.Cell):
         (3, 2, (6, 9), EAGER),
         (5, 1, (14, 13), EAGER),
     ]
-    + [(3, 1, (71, 60), EAGER), (5, 2, (128, 131), EAGER), (3, 2, (140, 128), EAGER)]
-    + [(5, 2, (7, 8), GRAPH), (3, 2, (128, 131), GRAPH)],
+    + [(3, 1, (71, 60), EAGER), (5, 2, (128, 131), EAGER), (5, 2, (7, 8), GRAPH), (3, 2, (128, 131), GRAPH)],
 )
 def test_depthwise_convolution(kernel_size, stride, size, mode, monkeypatch):
     """Small planes, and such whose weight gradient is a convolution of its own: values and gradients of nn.Conv2d."""
@@ -194,41 +163,34 @@ def test_depthwise_convolution(kernel_size, stride, size, mode, monkeypatch):
     random, channels = np.random.default_rng(9), 3
     x = random.normal(size=(2, channels, *size)).astype(np.float32)
     fast = depthwise_conv(channels, kernel_size, stride).set_train()
-    with portable_operators():
-        plain = depthwise_conv(channels, kernel_size, stride)
+    plain = portable(lambda: depthwise_conv(channels, kernel_size, stride))
     assert type(plain) is nn.Conv2d and type(fast) is not nn.Conv2d
     plain.weight.set_data(fast.weight.value())
     results = []
     for cell in (fast, plain):
-        y = cell(Tensor(x))
+        y = cell(Tensor(x)).asnumpy()
         assert y.shape[2:] == tuple(-(-side // stride) for side in size)
-
-        by_x, by_weight = ms.grad(SquareSum(cell), 0, ms.ParameterTuple([cell.weight]))(Tensor(x))
-        by_weight = by_weight[0] if isinstance(by_weight, (tuple, list)) else by_weight
-        results.append([value.asnumpy() for value in (y, by_x, by_weight)])
+        results.append([y, *gradients(cell, x, 2 * y, cell.weight)])
     for mine, reference in zip(*results):
         np.testing.assert_allclose(mine, reference, rtol=1e-5, atol=1e-5 * np.abs(reference).max())
     fast.set_train(False)  # the framework's own convolution: not a bit depends on the other pictures of a batch
     np.testing.assert_array_equal(fast(Tensor(x)).asnumpy(), plain(Tensor(x)).asnumpy())
 
 
-def test_swish():
+def test_swish_and_activations_by_name():
     random = np.random.default_rng(10)
     x, weights = (random.normal(size=(2, 3, 5, 5)).astype(np.float32) for _ in range(2))
     s = 1 / (1 + np.exp(-x.astype(np.float64)))
     for cell in (create_activation("swish"), portable(lambda: create_activation("swish"))):
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x * s, atol=1e-6)
         np.testing.assert_allclose(gradient(cell, x, weights), weights * (s + x * s * (1 - s)), atol=1e-5)
-
-
-def test_activations_by_name():
     x = Tensor(np.array([-2.0, 3.0], np.float32))
     assert create_activation("relu")(x).asnumpy().tolist() == [0, 3]
     np.testing.assert_allclose(create_activation("leaky_relu")(x).asnumpy(), [-0.2, 3], rtol=1e-6)
     np.testing.assert_allclose(create_activation("leaky_relu", 0.25)(x).asnumpy(), [-0.5, 3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["", "ReLU", "gelu"])
+@pytest.mark.parametrize("name", ["", "ReLU"])
 def test_activations_that_are_none(name):
     with pytest.raises(ValueError, match=f"activation={name}: leaky_relu, relu, mish and swish are accepted"):
         create_activation(name)
@@ -241,30 +203,21 @@ def test_slopes_that_cannot_be(slope):
     create_activation("mish", slope)  # has none
 
 
-def portable(build):
-    with portable_operators():
-        return build()
+def test_portable_operators(monkeypatch):
+    """Those of the framework; other devices have them always."""
 
-
-def test_portable_operators():
     def names() -> list[str]:
         return [type(leaky_relu(0.1)).__name__, type(max_pool_2x2()).__name__]
 
     plain = ["LeakyReLU", "MaxPool2d"]
-    assert names() != plain
-    with portable_operators():
-        assert names() == plain
+    with pytest.raises(KeyError), portable_operators():
         with portable_operators():
             assert names() == plain
         assert names() == plain
-    with pytest.raises(KeyError), portable_operators():
         raise KeyError
     assert names() != plain
-
-
-def test_other_devices_have_the_plain_operators(monkeypatch):
     monkeypatch.setattr(ms, "get_context", lambda _key: "Ascend")
-    assert type(leaky_relu(0.1)) is nn.LeakyReLU and type(max_pool_2x2()) is nn.MaxPool2d
+    assert names() == plain
 
 
 # ---- darknet's block

@@ -10,7 +10,7 @@ from model_utils.errors import DataError, UsageError
 from model_utils.logger import get_logger, init_logger
 from model_utils.moxing_adapter import Upload, checkpoint_file, data_dir, job, upload
 from model_utils.progress import Position
-from modelarts_bench import modelarts_place
+from modelarts_bench import modelarts_place, use_local_data
 
 import pytest
 
@@ -21,25 +21,22 @@ def place(tmp_path, monkeypatch):
         yield place
 
 
-def use_local_data(config):
-    return config.replace(train_data_dir=config.data_path)
+def run_job(place, **changes):
+    with job(place.config(**changes), use_local_data):
+        pass
 
 
-def test_switched_off_it_does_nothing(place, monkeypatch):
+@pytest.mark.parametrize("enabled", [False, True])
+def test_switched_off_and_for_the_scheduler_of_msrun_it_does_nothing(place, monkeypatch, enabled):
     monkeypatch.setitem(sys.modules, "moxing", None)  # an import would fail
-    config = place.config(enable_modelarts=False, data_url="nonsense")
+    if enabled:
+        monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    config = place.config(enable_modelarts=enabled)
     with job(config, None) as given:
         assert given is config
-    upload(config)
+    if not enabled:
+        upload(config)
     assert place.copies() == [] and not (place.root / "cache").exists()
-
-
-def test_scheduler_of_msrun_takes_no_part(place, monkeypatch):
-    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
-    config = place.config()
-    with job(config, None) as given:
-        assert given is config
-    assert place.copies() == []
 
 
 @pytest.mark.parametrize("scheme", ["s3://", "obs://"])
@@ -54,16 +51,9 @@ def test_data_in_and_results_out(place, scheme):
     assert place.results() == ["new.txt", "old.txt"] and len(place.copies()) == 2
 
 
-def test_upload_while_the_block_runs(place):
-    with job(place.config(), use_local_data) as config:
-        (Path(config.output_path) / "epoch1.ckpt").write_text("x")
-        upload(config)
-        assert place.results() == ["epoch1.ckpt"]
-
-
-def epochs_with_upload(place, events, position=None, epochs=5, **changes):
+def epochs_with_upload(place, events, position, epochs, **changes):
     """Run a job of some epochs; returns after which of them the results were there."""
-    position, seen = position or Position(10), []
+    seen = []
     with job(place.config(**changes), use_local_data) as config:
         callback = Upload(config, position, epochs, lambda: events.append("barrier"))
         while position.epoch <= epochs:
@@ -76,23 +66,23 @@ def epochs_with_upload(place, events, position=None, epochs=5, **changes):
     return seen
 
 
-@pytest.mark.parametrize(("interval", "epochs", "expected"), [(0, 5, []), (1, 3, [1, 2]), (2, 5, [2, 4]), (9, 5, [])])
-def test_upload_every_few_epochs(place, interval, epochs, expected):
+@pytest.mark.parametrize(
+    ("interval", "first", "epochs", "expected"),
+    [(0, 1, 5, []), (1, 1, 3, [1, 2]), (2, 1, 5, [2, 4]), (9, 1, 5, []), (3, 4, 7, [6])],
+)
+def test_upload_every_few_epochs_of_the_whole_run(place, interval, first, epochs, expected):
     events = []
-    assert epochs_with_upload(place, events, epochs=epochs, upload_interval=interval) == expected
+    position = Position(10, epoch=first)
+    assert epochs_with_upload(place, events, position, epochs, upload_interval=interval) == expected
     assert events == ["barrier"] * len(expected), "the other ranks are waited for"
-    assert len(place.copies()) == 2 + len(expected) and len(place.results()) == epochs
-
-
-def test_upload_interval_counts_epochs_of_the_whole_run(place):
-    assert epochs_with_upload(place, [], Position(10, epoch=4), epochs=7, upload_interval=3) == [6]
+    assert len(place.copies()) == 2 + len(expected) and len(place.results()) == epochs + 1 - first
 
 
 @pytest.mark.parametrize("changes", [{"enable_modelarts": False}, {"train_url": ""}], ids=str)
 def test_no_upload_elsewhere(place, changes):
     Path(place.config().output_path).mkdir(parents=True)
     events = []
-    assert epochs_with_upload(place, events, upload_interval=1, **changes) == [] and events == []
+    assert epochs_with_upload(place, events, Position(10), 5, upload_interval=1, **changes) == [] and events == []
 
 
 def test_no_upload_of_an_epoch_that_is_cut_short(place):
@@ -152,53 +142,38 @@ def test_error_of_adapt_reaches_the_caller(place):
         pass
 
 
-def test_failed_upload_is_an_error(place, monkeypatch):
-    monkeypatch.setenv("FAKE_MOXING_FAIL", "train")
-    with (
-        pytest.raises(DataError, match="cache/train to obs://bucket/train failed: OSError: storage refuses"),
-        job(place.config(), use_local_data),
-    ):
-        pass
-
-
-def test_failed_download_is_an_error_and_nothing_goes_out(place, monkeypatch):
-    monkeypatch.setenv("FAKE_MOXING_FAIL", "data")
-    with pytest.raises(DataError, match="copying s3://bucket/data to .* failed"), job(place.config(), use_local_data):
-        pytest.fail("the block must not run")
-    assert place.results() == [] and len(place.copies()) == 1
-
-
-def test_missing_address(place):
-    with (
-        pytest.raises(DataError, match="data_url=s3://bucket/nothing does not exist"),
-        job(place.config(data_url="s3://bucket/nothing"), use_local_data),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("key", ["data_url", "train_url", "checkpoint_url"])
-def test_address_of_another_kind(place, key):
-    with (
-        pytest.raises(UsageError, match=f"{key}=/data: an address s3://"),
-        job(place.config(**{key: "/data"}), use_local_data),
-    ):
-        pass
-
-
-def test_upload_interval_below_zero(place):
-    with (
-        pytest.raises(UsageError, match="upload_interval=-1: 0 .only at the end. or more is accepted"),
-        job(place.config(upload_interval=-1), use_local_data),
-    ):
-        pass
-    assert place.copies() == []
+@pytest.mark.parametrize(
+    ("changes", "fail", "error", "message", "copies"),
+    [
+        ({}, "train", DataError, "cache/train to obs://bucket/train failed: OSError: storage refuses", 2),
+        ({}, "data", DataError, "copying s3://bucket/data to .* failed", 1),
+        ({"data_url": "s3://bucket/nothing"}, "", DataError, "data_url=s3://bucket/nothing does not exist", 0),
+        ({"data_url": "/data"}, "", UsageError, "data_url=/data: an address s3://", 0),
+        ({"train_url": "/data"}, "", UsageError, "train_url=/data: an address s3://", 0),
+        ({"checkpoint_url": "/data"}, "", UsageError, "checkpoint_url=/data: an address s3://", 0),
+        ({"upload_interval": -1}, "", UsageError, "upload_interval=-1: 0 .only at the end. or more is accepted", 0),
+        (
+            {"modelarts_dataset_unzip_name": "flowers"},
+            "",
+            DataError,
+            "flowers.zip is missing; check data_url and modelarts_dataset_unzip_name",
+            None,
+        ),
+    ],
+)
+def test_what_cannot_be_copied_is_an_error(place, monkeypatch, changes, fail, error, message, copies):
+    """Nothing goes out where the data did not come in."""
+    monkeypatch.setenv("FAKE_MOXING_FAIL", fail)
+    with pytest.raises(error, match=message):
+        run_job(place, **changes)
+    assert place.results() == [] and copies in (None, len(place.copies()))
 
 
 def test_outside_of_modelarts(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "moxing", None)
-    for config in (place.config(), place.config(data_url="")):
-        with pytest.raises(DataError, match="needs the package moxing"), job(config, use_local_data):
-            pytest.fail("the block must not run")
+    for changes in ({}, {"data_url": ""}):
+        with pytest.raises(DataError, match="needs the package moxing"):
+            run_job(place, **changes)
 
 
 def test_without_addresses_nothing_is_copied(place, capsys):
@@ -236,24 +211,16 @@ def test_zip_file_of_the_data_set(place):
     assert data_dir(place.config()) == place.config().data_path
 
 
-def test_missing_zip_file(place):
-    with (
-        pytest.raises(DataError, match="flowers.zip is missing; check data_url and modelarts_dataset_unzip_name"),
-        job(place.config(modelarts_dataset_unzip_name="flowers"), use_local_data),
-    ):
-        pass
-
-
 def test_job_without_data_does_not_ask_for_the_zip_file(place):
     """An export: the recipe names a zip file for training; where one lies there, it is unpacked all the same."""
-    config = place.config(data_url="", modelarts_dataset_unzip_name="flowers")
-    with job(config, use_local_data):
-        pass
+    changes = {"data_url": "", "modelarts_dataset_unzip_name": "flowers"}
+    run_job(place, **changes)
+    config = place.config(**changes)
     Path(config.data_path).mkdir(parents=True)
     with zipfile.ZipFile(Path(config.data_path, "flowers.zip"), "w") as archive:
         archive.writestr("cat/0.jpg", "picture")
-    with job(config, use_local_data):
-        assert Path(data_dir(config), "cat", "0.jpg").read_text() == "picture"
+    run_job(place, **changes)
+    assert Path(data_dir(config), "cat", "0.jpg").read_text() == "picture"
 
 
 def test_second_server_has_its_own_results(place, monkeypatch):

@@ -1,19 +1,25 @@
-"""Accuracy of result files against a label list, and what is refused."""
+"""Accuracy of result files against a label list, and the label list of class folders."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
+from model_utils.checkpoint import save
 from model_utils.classification import postprocess
+from model_utils.classification.label_list import label_lines, model_classes, write_list
 from model_utils.errors import DataError, UsageError
 from model_utils.model import Lines
 from toy.model import MODEL
+from toy.programs import run_label_list
 from toy_runs import command_line
 
+import mindspore as ms
 import numpy as np
 import pytest
+from PIL import Image
 
 LOGITS = {  # seven classes: right at once, right among five, wrong, and a tie that the lower index wins
     "n01_1.first": ([0, 1, 9, 3, 4, 5, 6], 2),
@@ -40,29 +46,19 @@ def run(folder: Path, labels: Path, model=PLAIN) -> None:
     postprocess.run(model, command_line(result_path=folder, label_file=labels))
 
 
-# ---- Lines -----------------------------------------------------------------------------------------------------------
-
-
 def test_prints_the_documented_lines(tmp_path, capsys):
-    folder = write_results(tmp_path / "result_Files")
+    """Lines that all models have, then the template of a model with all its fields; labels without results are told."""
+    folder, labels = write_results(tmp_path / "result_Files"), write_labels(tmp_path / "label.txt")
     (folder / "notes.txt").write_text("not a result")
     (folder / ".hidden.bin").write_bytes(b"")
-    run(folder, write_labels(tmp_path / "label.txt"))
-    expected = "'top_1_accuracy': 50.00%, 'top_5_accuracy': 75.00%\ntotal=4, top1_correct=2, top5_correct=3\n"
-    assert capsys.readouterr().out == expected
-
-
-def test_the_line_of_a_model(tmp_path, capsys):
-    """A template with all its fields, after the lines that all models have."""
-    model = dataclasses.replace(MODEL, lines=Lines(result="{total} {top_1} {top_5:.3f}"))
-    run(write_results(tmp_path / "r"), write_labels(tmp_path / "label.txt"), model)
-    assert capsys.readouterr().out.splitlines()[1:] == ["total=4, top1_correct=2, top5_correct=3", "4 0.5 0.750"]
-
-
-def test_rounds_to_two_places(tmp_path, capsys):
-    folder = write_results(tmp_path / "r", {"a": ([0, 1], 1), "b": ([0, 1], 1), "c": ([0, 1], 0)})
-    run(folder, write_labels(tmp_path / "label.txt", "a:1\nb:1\nc:0\n"))
-    assert "'top_1_accuracy': 66.67%, 'top_5_accuracy': 100.00%" in capsys.readouterr().out
+    run(folder, labels)
+    lines = "'top_1_accuracy': 50.00%, 'top_5_accuracy': 75.00%\ntotal=4, top1_correct=2, top5_correct=3\n"
+    assert capsys.readouterr().out == lines
+    labels.write_text(labels.read_text() + "".join(f"absent_{number}:0\n" for number in range(7)))
+    run(folder, labels, dataclasses.replace(MODEL, lines=Lines(result="{total} {top_1} {top_5:.3f}")))
+    output = capsys.readouterr().out
+    assert output.endswith(f"{lines}4 0.5 0.750\n")
+    assert "7 of 11 names" in output and "absent_0, absent_1" in output and "and 2 more" in output
 
 
 @pytest.mark.parametrize("classes", [1, 3, 5, 1000])
@@ -81,19 +77,6 @@ def test_the_lowest_index_wins_a_tie():
     ]  # fmt: skip
 
 
-def test_label_without_result_is_reported(tmp_path, capsys):
-    labels = write_labels(tmp_path / "label.txt")
-    labels.write_text(labels.read_text() + "".join(f"absent_{number}:0\n" for number in range(7)))
-    run(write_results(tmp_path / "r"), labels)
-    output = capsys.readouterr().out
-    assert (
-        "7 of 11 names" in output and "absent_0, absent_1" in output and "and 2 more" in output and "total=4," in output
-    )
-
-
-# ---- Label lists -----------------------------------------------------------------------------------------------------
-
-
 def test_labels_with_colons_spaces_mark_and_windows_line_ends(tmp_path):
     path = tmp_path / "label.txt"
     path.write_bytes("\ufeffa:b:3\r\n\r\n  n01_1.first : 12 \r\nÄ\u2028x:0".encode())
@@ -103,66 +86,51 @@ def test_labels_with_colons_spaces_mark_and_windows_line_ends(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    "name, text, message",
     [
-        ("a\n", "label.txt:1: 'a'"),
-        ("a:0\n:1\n", "label.txt:2"),
-        ("a:one\n", "label.txt:1"),
-        ("a:-1\n", "label.txt:1"),
-        ("a:1.0\n", "label.txt:1"),
-        ("a:²\n", "label.txt:1"),
-        ("a:0\nb:1\na:0\n", "label.txt:3: 'a' stands on an earlier line"),
-        ("\n \n", "holds no line"),
+        ("label.txt", "a\n", "label.txt:1: 'a'"),
+        ("label.txt", "a:0\n:1\n", "label.txt:2"),
+        ("label.txt", "a:one\n", "label.txt:1"),
+        ("label.txt", "a:-1\n", "label.txt:1"),
+        ("label.txt", "a:²\n", "label.txt:1"),
+        ("label.txt", "a:0\nb:1\na:0\n", "label.txt:3: 'a' stands on an earlier line"),
+        ("label.txt", "\n \n", "holds no line"),
+        ("label.txt", None, "label_file=.*label.txt cannot be read: .*lines NAME:CLASS_INDEX"),
+        ("label.json", "{", "is not JSON"),
+        ("label.json", "[1]", "an object"),
+        ("label.json", "{}", "an object"),
+        ("label.json", '{"a": -1}', "an object"),
+        ("label.json", '{"a": true}', "an object"),
+        ("label.json", '{"a": "0"}', "an object"),
     ],
 )
-def test_bad_label_lines_are_named(tmp_path, text, message):
+def test_bad_label_lists(tmp_path, name, text, message):
+    if text is not None:
+        write_labels(tmp_path / name, text)
     with pytest.raises(DataError, match=message):
-        postprocess.read_labels(write_labels(tmp_path / "label.txt", text))
+        postprocess.read_labels(tmp_path / name)
 
 
-def test_labels_in_json(tmp_path, capsys):
-    path = tmp_path / "label.json"
-    path.write_text(json.dumps({f"{name}.jpg": label for name, (_, label) in LOGITS.items()}))
-    run(write_results(tmp_path / "r"), path)
-    assert "total=4, top1_correct=2, top5_correct=3" in capsys.readouterr().out
-    for text, message in (("{", "is not JSON"), ("[1]", "an object"), ("{}", "an object"), ('{"a": -1}', "an object"),
-                          ('{"a": true}', "an object"), ('{"a": "0"}', "an object")):  # fmt: skip
-        path.write_text(text)
-        with pytest.raises(DataError, match=message):
-            postprocess.read_labels(path)
-
-
-def test_label_list_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="label_file=.*none.txt cannot be read: .*lines NAME:CLASS_INDEX"):
-        postprocess.read_labels(tmp_path / "none.txt")
+def test_labels_in_json(tmp_path):
+    assert postprocess.read_labels(write_labels(tmp_path / "label.json", '{"a.jpg": 1, "b": 0}')) == {
+        "a.jpg": 1,
+        "b": 0,
+    }
 
 
 def test_label_names_may_carry_the_ending_of_the_picture():
-    labels, missing = postprocess.match_labels(["a.b", "c", "d.v2"], {"a.b.JPEG": 1, "c": 2, "d.v2": 3})
-    assert (labels, missing) == ([1, 2, 3], [])
-    labels, missing = postprocess.match_labels(["e.jpg", "e.png"], {"e.jpg": 4, "e.png": 5})
-    assert (labels, missing) == ([4, 5], [])
-    with pytest.raises(DataError, match="no line in the label list: d"):
-        postprocess.match_labels(["d"], {"d.v2": 3})  # not the ending of a picture
-
-
-def test_two_labels_for_one_result_are_refused():
-    with pytest.raises(DataError, match="a.jpg and a.png"):
-        postprocess.match_labels(["a"], {"a.jpg": 1, "a.png": 2})
-
-
-def test_result_without_label_is_refused():
-    with pytest.raises(DataError, match="2 results have no line in the label list: b, c"):
-        postprocess.match_labels(["a", "b", "c"], {"a": 1})
-
-
-# ---- Result files ----------------------------------------------------------------------------------------------------
-
-
-def test_class_index_out_of_range_is_refused(tmp_path):
-    folder = write_results(tmp_path / "r", {"a": ([0, 1, 2], 0)})
-    with pytest.raises(DataError, match="gives a the class 3; the results have classes 0 to 2"):
-        run(folder, write_labels(tmp_path / "label.txt", "a:3\n"))
+    for names, labels, found in (
+        (["a.b", "c", "d.v2"], {"a.b.JPEG": 1, "c": 2, "d.v2": 3}, [1, 2, 3]),
+        (["e.jpg", "e.png"], {"e.jpg": 4, "e.png": 5}, [4, 5]),
+    ):
+        assert postprocess.match_labels(names, labels) == (found, [])
+    for names, labels, message in (
+        (["d"], {"d.v2": 3}, "no line in the label list: d"),  # not the ending of a picture
+        (["a", "b", "c"], {"a": 1}, "2 results have no line in the label list: b, c"),
+        (["a"], {"a.jpg": 1, "a.png": 2}, "a.jpg and a.png"),
+    ):
+        with pytest.raises(DataError, match=message):
+            postprocess.match_labels(names, labels)
 
 
 @pytest.mark.parametrize(
@@ -172,26 +140,101 @@ def test_class_index_out_of_range_is_refused(tmp_path):
         (b"12345", "b.bin has 5 bytes"),
         (np.zeros(6, np.float32).tobytes(), "b.bin holds 6 classes, a.bin 7"),
         (np.full(7, np.nan, np.float32).tobytes(), "b.bin holds values that are not finite"),
+        (np.zeros(7, np.float32).tobytes(), "gives b the class 7; the results have classes 0 to 6"),
     ],
-    ids=["empty", "odd size", "other size", "not finite"],
 )
 def test_bad_result_files_are_named(tmp_path, content, message):
     folder = write_results(tmp_path / "r", {"a": ([0] * 7, 0)})
     (folder / "b.bin").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        run(folder, write_labels(tmp_path / "label.txt", "a:0\nb:0\n"))
+        run(folder, write_labels(tmp_path / "label.txt", "a:0\nb:7\n"))
 
 
 def test_folder_without_results_is_refused_with_a_hint(tmp_path):
-    with pytest.raises(DataError, match="is not a folder"):
-        postprocess.find_results(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no .bin files"):
-        postprocess.find_results(tmp_path)
-    write_results(tmp_path / "result_Files")
-    with pytest.raises(DataError, match="give .*result_Files"):
-        postprocess.find_results(tmp_path)
-
-
-def test_options_that_are_missing(tmp_path):
+    write_results(tmp_path / "parent" / "result_Files")
+    for name, message in (
+        ("absent", "is not a folder"),
+        (".", "holds no .bin files"),
+        ("parent", "give .*result_Files"),
+    ):
+        with pytest.raises(DataError, match=message):
+            postprocess.find_results(tmp_path / name)
     with pytest.raises(UsageError, match="--label_file is missing; give a text file"):
         postprocess.run(PLAIN, ["--result_path", str(tmp_path)])
+
+
+ABOUT = {"network": {"name": "toy"}, "input": {}, "batch_size": 1}
+
+
+def write_class_folders(root: Path, *files: str) -> Path:
+    for index, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (index * 20, 0, 0)).save(root / file)
+    return root
+
+
+def write_model(path: Path, names: list[str] | None) -> Path:
+    path.with_name(f"{path.name}.json").write_text(json.dumps({**ABOUT, "class_names": names}))
+    return path
+
+
+def test_class_folders(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_class_folders(tmp_path / "val", "dog/b.1.jpg", "dog/a.png", "cat/c:d.jpg", "cat/a.png")
+    write_class_folders(tmp_path / "val", ".thumbnails/a.jpg")
+    (tmp_path / "val/cat/.DS_Store").write_bytes(b"")
+    run_label_list(["--input", "val"])
+    assert (tmp_path / "label.txt").read_text() == "cat__a:0\nc:d:0\ndog__a:1\nb.1:1\n"
+    assert capsys.readouterr().out == "wrote label.txt: 4 pictures\n"
+
+
+def test_the_classes_of_the_model(tmp_path):
+    """Their order, and classes that the folder lacks; also of a checkpoint."""
+    root, label_file = write_class_folders(tmp_path / "val", "dog/a.jpg", "ant/b.jpg"), tmp_path / "label.txt"
+    checkpoint = tmp_path / "m.ckpt"
+    save(checkpoint, {"w": ms.Tensor([1.0])}, {**ABOUT, "class_names": ["dog", "cat", "ant"]})
+    for model, wanted in (
+        (write_model(tmp_path / "m.onnx", ["dog", "cat", "ant"]), "b:2\na:0\n"),
+        (checkpoint, "b:2\na:0\n"),
+        (write_model(tmp_path / "n.onnx", None), "b:0\na:1\n"),  # without names: those of the folders
+    ):
+        run_label_list(command_line(input=root, label_file=label_file, model_file=model))
+        assert label_file.read_text() == wanted
+        if model is checkpoint:
+            label_file.unlink()
+    for model, message in (
+        (
+            write_model(tmp_path / "k.onnx", ["dog", "cat"]),
+            "the class 'ant', which the model of 2 classes does not know",
+        ),
+        (tmp_path / "none.ckpt", "none.ckpt is not a file"),
+        (tmp_path / "none.mindir", "none.mindir.json.* cannot be read"),
+    ):
+        with pytest.raises(DataError, match=message):
+            label_lines(root, model_classes(MODEL, str(model)))
+
+
+def test_other_content_is_kept(tmp_path):
+    """A name that is not UTF-8 is one too."""
+    name, label_file = os.fsdecode(b"caf\xe9"), tmp_path / "label.txt"
+    options = command_line(input=write_class_folders(tmp_path / "val", f"dog/{name}.jpg"), label_file=label_file)
+    for _ in range(2):  # the same content again is no loss
+        run_label_list(options)
+        assert label_file.read_bytes() == b"caf\xe9:0\n"
+    label_file.write_text("mine:1\n")
+    with pytest.raises(DataError, match="label_file=.*label.txt exists and holds something else"):
+        run_label_list(options)
+    assert label_file.read_text() == "mine:1\n"
+    with pytest.raises(DataError, match="holds something else"):
+        write_list(tmp_path / "val", ["a:0"])
+
+
+def test_folders_that_cannot_be(tmp_path):
+    with pytest.raises(UsageError, match="--input is missing"):
+        run_label_list([])
+    with pytest.raises(DataError, match="does not exist"):
+        run_label_list(["--input", str(tmp_path / "absent")])
+    flat = write_class_folders(tmp_path / "flat", "a.jpg")
+    with pytest.raises(DataError, match="outside any class folder"):
+        run_label_list(["--input", str(flat), "--label_file", str(tmp_path / "label.txt")])
+    assert not (tmp_path / "label.txt").exists()

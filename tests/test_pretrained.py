@@ -39,36 +39,32 @@ def values(network) -> dict[str, np.ndarray]:
 
 
 def test_random_weights_follow_from_the_seed():
-    first, again, other = (values(create(seed=seed)[2]) for seed in (3, 3, 4))
+    (config, about, network), (*_, again), (*_, other) = (create(seed=seed) for seed in (3, 3, 4294967295))
+    first, again, other = values(network), values(again), values(other)
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not any(np.array_equal(first[name], other[name]) for name in first if name.endswith(".weight"))
+    assert about == description(MODEL, config, CLASSES) and network.training
 
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
 def test_seeds_that_cannot_be(seed):
     with pytest.raises(UsageError, match=f"seed={seed}: 0 to 4294967295 is accepted"):
         create(seed=seed)
-    assert create(seed=4294967295)[2].training
 
 
-def test_description_of_random_weights():
-    config, about, network = create(num_classes=12, names=TWELVE)
-    assert about == description(MODEL, config, TWELVE) and about["network"]["num_classes"] == 12
-    assert network.training and values(network)["fc.weight"].shape == (12, 16)
-
-
-def test_weights_bring_their_network_and_input(other, capsys):
+def test_weights_bring_their_network_and_input(other):
+    """The command line goes before the input; another network than that of the weights cannot be."""
     config, about, network = create(other)
     assert about["network"] == load(other)[1]["network"]
     assert (config.activation, config.width, config.mean, config.std) == ("mish", 4, [0.0] * 3, [1.0] * 3)
     assert about["input"]["mean"] == [0.0] * 3 and about["input"]["std"] == [1.0] * 3
     loaded, stored = values(network), contents(other)
     assert all(np.array_equal(loaded[name], value) for name, value in stored.items())
-
-
-def test_the_command_line_goes_before_the_input_of_the_weights(other):
     _, about, _ = create(other, std="0.5,0.5,0.5")
     assert about["input"]["mean"] == [0.0] * 3 and about["input"]["std"] == [0.5] * 3
+    for option, value in {"activation": "relu", "width": 8}.items():
+        with pytest.raises(UsageError, match=f"--{option} {value} contradicts .*other.ckpt, which has"):
+            create(other, **{option: value})
 
 
 def test_a_training_stores_what_its_weights_were_made_for(few_digits, other, tmp_path):
@@ -85,12 +81,6 @@ def test_a_training_stores_what_its_weights_were_made_for(few_digits, other, tmp
     assert said["top_1_accuracy"] == totals.accuracies()["top_1_accuracy"]
 
 
-@pytest.mark.parametrize("option, value", [("activation", "relu"), ("width", 8)])
-def test_another_network_than_that_of_the_weights(other, option, value):
-    with pytest.raises(UsageError, match=f"--{option} {value} contradicts .*other.ckpt, which has"):
-        create(other, **{option: value})
-
-
 def test_another_class_count(other):
     """Only the head is new, and only when that is asked for; the fitting parts keep their values."""
     with pytest.raises(DataError, match="fc.weight has shape.*--reset_head true"):
@@ -104,24 +94,20 @@ def test_another_class_count(other):
 
 def test_weights_that_do_not_fit(other, tmp_path):
     parameters, about = load(other)
+    save(tmp_path / "plain.ckpt", parameters, {})
     save(tmp_path / "foreign.ckpt", parameters, {**about, "network": {"name": "resnet", "num_classes": 10}})
-    with pytest.raises(DataError, match="is of the network resnet; one of toy is accepted here"):
-        create(tmp_path / "foreign.ckpt")
     del parameters["stem.conv.weight"]
     save(tmp_path / "lacking.ckpt", parameters, about)
-    with pytest.raises(DataError, match="lacks 1 of .*--allow_partial_load true"):
-        create(tmp_path / "lacking.ckpt")
+    for name, message in (
+        ("none", "none.ckpt is not a file"),
+        ("plain", "has shape"),  # without a description: it has the network of the recipe, or of the command line
+        ("foreign", "is of the network resnet; one of toy is accepted here"),
+        ("lacking", "lacks 1 of .*--allow_partial_load true"),
+    ):
+        with pytest.raises(DataError, match=message):
+            create(tmp_path / f"{name}.ckpt")
     _, _, network = create(tmp_path / "lacking.ckpt", allow_partial_load=True)
     assert np.array_equal(values(network)["body.conv.weight"], contents(other)["body.conv.weight"])
-    with pytest.raises(DataError, match="none.ckpt is not a file"):
-        create(tmp_path / "none.ckpt")
-
-
-def test_weights_without_a_description(other, tmp_path):
-    """They have the network of the recipe, or of the command line."""
-    save(tmp_path / "plain.ckpt", load(other)[0], {})
-    with pytest.raises(DataError, match="has shape"):
-        create(tmp_path / "plain.ckpt")
     config, about, _ = create(tmp_path / "plain.ckpt", width=4, activation="relu")
     assert about["network"]["activation"] == "relu" and config.mean == [0.5] * 3
 
@@ -130,7 +116,5 @@ def test_frozen_parts(other):
     _, _, network = create(other, freeze="stem.*,*.bn.*")
     assert {p.name for p in network.trainable_params()} == {"body.conv.weight", "fc.weight", "fc.bias"}
     assert network.stem.bn.use_batch_statistics is False and network.training
-    for patterns, message in (("7", "no parameter matches '7'"), ("stem,1", "no parameter matches 'stem'"),
-                              ("*", "leaves nothing to train")):  # fmt: skip
-        with pytest.raises(UsageError, match=message):
-            create(other, freeze=patterns)
+    with pytest.raises(UsageError, match="no parameter matches '7'"):
+        create(other, freeze="7")

@@ -18,6 +18,11 @@ def rows(folder: Path) -> list[tuple[int, str, float]]:
         return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
 
 
+def losses(folder: Path) -> list[int]:
+    """The steps with a loss."""
+    return [step for step, name, _ in rows(folder) if name == "loss"]
+
+
 def recorded(folder: Path, steps, first_step: int = 0, close: bool = True) -> None:
     record = RunRecord(folder, folder / "summary", first_step)
     for step in steps:
@@ -27,55 +32,34 @@ def recorded(folder: Path, steps, first_step: int = 0, close: bool = True) -> No
 
 
 def test_record_leaves_csv_png_and_events(tmp_path):
+    recorded(tmp_path / "run", range(1, 4), close=False)
+    lines = (tmp_path / "run/curves.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[:3] == ["step,name,value", "1,loss,1.0", "1,learning_rate,0.1"] and len(lines) == 7, "as if killed"
     recorded(tmp_path / "run", range(1, 6))
-    assert (tmp_path / "run/curves.csv").read_text(encoding="utf-8").splitlines()[:3] == [
-        "step,name,value",
-        "1,loss,1.0",
-        "1,learning_rate,0.1",
-    ]
-    assert [row for row in rows(tmp_path / "run") if row[1] == "loss"] == [
-        (step, "loss", 1 / step) for step in range(1, 6)
-    ]
+    assert [row for row in rows(tmp_path / "run") if row[1] == "loss"] == [(n, "loss", 1 / n) for n in range(1, 6)]
     assert Image.open(tmp_path / "run/curves.png").size == (640, 400)
-    assert len(list((tmp_path / "run/summary").iterdir())) == 1
-
-
-def test_a_killed_run_has_its_rows(tmp_path):
-    recorded(tmp_path, range(1, 4), close=False)
-    assert len(rows(tmp_path)) == 6
+    assert len(list((tmp_path / "run/summary").iterdir())) == 2
+    recorded(tmp_path / "empty", [])
+    assert rows(tmp_path / "empty") == [] and not (tmp_path / "empty/curves.png").exists()
 
 
 def test_a_resumed_run_goes_on_without_duplicates(tmp_path):
-    recorded(tmp_path, range(1, 11))
-    recorded(tmp_path, range(7, 13), first_step=6)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == list(range(1, 13))
-    recorded(tmp_path, [13], first_step=12)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == list(range(1, 14))
+    """A new one starts anew; without a record, a resumed one has its own steps."""
+    for steps, first_step, wanted in (
+        (range(7, 11), 6, range(7, 11)), (range(1, 11), 0, range(1, 11)), (range(7, 13), 6, range(1, 13)),
+        ([13], 12, range(1, 14)), ([1, 2], 0, [1, 2]),
+    ):  # fmt: skip
+        recorded(tmp_path, steps, first_step)
+        assert losses(tmp_path) == list(wanted)
 
 
-def test_a_new_run_starts_a_new_record(tmp_path):
-    recorded(tmp_path, range(1, 11))
-    recorded(tmp_path, range(1, 3))
-    assert {step for step, *_ in rows(tmp_path)} == {1, 2}
-
-
-def test_resume_without_a_record(tmp_path):
-    recorded(tmp_path, range(7, 9), first_step=6)
-    assert {step for step, *_ in rows(tmp_path)} == {7, 8}
-
-
-@pytest.mark.parametrize("end", ["4", "4,", "4,loss", "4,loss,", "4,loss,x", "4,loss,1,1", "\0"])
+@pytest.mark.parametrize("end", ["4", "4,loss", "4,loss,", "4,loss,x", "4,loss,1,1", "\0"])
 def test_a_line_that_was_cut_short_is_left_out(tmp_path, end):
     recorded(tmp_path, range(1, 4), close=False)
     with open(tmp_path / "curves.csv", "a", encoding="utf-8") as file:
         file.write(end)
     recorded(tmp_path, [4, 5], first_step=3)
-    assert [step for step, name, _ in rows(tmp_path) if name == "loss"] == [1, 2, 3, 4, 5]
-
-
-def test_a_record_without_rows_can_be_closed(tmp_path):
-    recorded(tmp_path, [])
-    assert rows(tmp_path) == [] and not (tmp_path / "curves.png").exists()
+    assert losses(tmp_path) == [1, 2, 3, 4, 5]
 
 
 def blue(image: Image.Image) -> np.ndarray:
@@ -99,8 +83,7 @@ def test_curves_of_odd_values(tmp_path, values):
 
 def test_checksum_of_the_event_files():
     """CRC-32C of "123456789" is e3069283; TFRecord rotates it by 15 bits and adds a282ead8."""
-    crc = 0xE3069283
-    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    masked = ((0xE3069283 >> 15 | 0xE3069283 << 17) + 0xA282EAD8) & 0xFFFFFFFF
     assert module._masked_crc(b"123456789") == masked.to_bytes(4, "little")
 
 

@@ -74,8 +74,8 @@ def test_numbers_that_cannot_be(model, keys, value):
     "keys, value, message",
     [
         ("network", [], "network is \\[\\]; an object"),
-        ("network.name", "other", 'network.name is "other"; toy is accepted'),
-        ("network.name", {"x": 1}, "network.name is"),
+        ("network.name", "other", 'is of the network other; one of toy is accepted'),
+        ("network.name", {"x": 1}, "is of the network"),
         ("network.colour", 1, "unknown 'colour'"),
         ("network.activation", 7, "network.activation is 7; a text"),
         ("input.crop_ratio", "big", "input.crop_ratio is \"big\"; a number"),
@@ -106,10 +106,10 @@ def test_file_that_is_missing_too_large_or_a_folder(model, tmp_path):
     with pytest.raises(DataError, match="has [0-9,]+ bytes; up to 10 are accepted"):
         read_json(tmp_path / "m.onnx.json", "a thing", largest=10)
     (tmp_path / "m.onnx.json").unlink()
-    with pytest.raises(DataError, match="is missing; keep the two files together"):
+    with pytest.raises(DataError, match="it is not there.*keep the two files together"):
         read_description(MODEL, path)
     (tmp_path / "m.onnx.json").mkdir()
-    with pytest.raises(DataError, match="is missing"):
+    with pytest.raises(DataError, match="it is not there"):
         read_description(MODEL, path)
 
 

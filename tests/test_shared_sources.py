@@ -129,123 +129,60 @@ def test_the_shared_files_know_no_model_and_import_only_what_they_may():
 # ---- Each of these rules finds what it is there for
 
 
-@pytest.fixture
-def files():
-    names = ("config.py", "classification/__init__.py", "classification/loss.py", "classification/infer.py")
-    return {
-        Path("model_utils/__init__.py"): "VERSION = 1\n",
-        **{Path("model_utils", name): "" for name in names},
-        Path("launchers/common.sh"): "echo\n",
-        Path("cpp_infer/README.md"): "The guide.\n",
-    }
-
-
-def found(files, name, text):
-    return problems({**files, Path(name): text})
-
-
-@pytest.mark.parametrize("name", ["model_utils/config.py", "launchers/common.sh", "cpp_infer/README.md"])
-@pytest.mark.parametrize("model", ["tinydarknet", "DarkNet53", "CSPDarkNet53", "TinyNet", "yolov3", "Res2Net"])
-def test_a_model_name_is_found(files, name, model):
-    assert found(files, name, f"# fine\n# as {model}_x does\n") == [f"{name}:2: names the model {model}"]
+FILES = {
+    Path("model_utils/__init__.py"): "VERSION = 1\n",
+    **{Path("model_utils", name): "" for name in ("config.py", "classification/__init__.py", "classification/loss.py")},
+}
+FOREIGN = "imports {}, which is neither standard library nor in THIRD_PARTY"
+ABOVE = "leaves model_utils; take what it needs as an argument"
+MISSING, PRIVATE, NAMED = "finds no {}", "uses {}, which is private", "names the model {}"
+CONFIG, INFER = "model_utils/config.py", "model_utils/classification/infer.py"
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "module"),
+    ("name", "text", "problem", "what"),
     [
-        ("import cv2\n", 1, "cv2"),
-        ("import os, sklearn.svm as svm\n", 1, "sklearn.svm"),
-        ("from matplotlib import pyplot\n", 1, "matplotlib.pyplot"),
-        ("def f():\n    import pandas\n", 2, "pandas"),
-        ("if True:\n    try:\n        import cv2\n    except ImportError:\n        pass\n", 3, "cv2"),
-        ("import importlib\nm = importlib.import_module('cv2')\n", 2, "cv2"),
-        ("m = __import__('cv2')\n", 1, "cv2"),
-        ("from src.dataset import create\n", 1, "src.dataset.create"),
-        ("from src import recipe\n", 1, "src.recipe"),
-        ("def f():\n    import recipe\n", 2, "recipe"),
-        ("import dataset\n", 1, "dataset"),
-        ("from train import main\n", 1, "train.main"),
-        ("import eval\n", 1, "eval"),
-        ("import config\n", 1, "config"),
-        ("from model_utils import config\n", 1, "model_utils.config"),
+        (CONFIG, "# fine\n# as DarkNet53_x does\n", NAMED, "DarkNet53"),
+        ("launchers/common.sh", "#\n# tinynet\n", NAMED, "tinynet"),
+        ("cpp_infer/README.md", "\nfor yolov3_x", NAMED, "yolov3"),
+        (CONFIG, "import os, sklearn.svm as svm\n", FOREIGN, "sklearn.svm"),
+        (INFER, "from matplotlib import pyplot\n", FOREIGN, "matplotlib.pyplot"),
+        (CONFIG, "if True:\n    import cv2", FOREIGN, "cv2"),
+        (CONFIG, "import importlib\nm = importlib.import_module('cv2')\n", FOREIGN, "cv2"),
+        (CONFIG, "m = __import__('cv2')\n", FOREIGN, "cv2"),
+        (CONFIG, "from src import recipe\n", FOREIGN, "src.recipe"),
+        (CONFIG, "def f():\n    import recipe\n", FOREIGN, "recipe"),
+        (CONFIG, "from model_utils import config\n", FOREIGN, "model_utils.config"),
+        (CONFIG, "def f():\n    from ..model_utils import config\n", ABOVE, ""),
+        (INFER, "from ...recipe import MODEL\n", ABOVE, ""),
+        ("launchers/watch.py", "from . import x\n", ABOVE, ""),
+        (CONFIG, "from .gone import x\n", MISSING, "model_utils.gone.x"),
+        (CONFIG, "from .classification import gone\n", MISSING, "model_utils.classification.gone"),
+        (CONFIG, "from .config.deep import x\n", MISSING, "model_utils.config.deep.x"),
+        (INFER, "def f():\n    from ..loss import x\n", MISSING, "model_utils.loss.x"),
+        (CONFIG, "from mindspore._checkparam import Validator\n", PRIVATE, "mindspore._checkparam.Validator"),
+        (CONFIG, "import mindspore.ops._primitive_cache\n", PRIVATE, "mindspore.ops._primitive_cache"),
+        (CONFIG, "import mindspore as ms\nx = ms._c_expression\n", PRIVATE, "mindspore._c_expression"),
+        (CONFIG, "from mindspore import ops as P\ny = P._op(1)\n", PRIVATE, "mindspore.ops._op"),
+        (CONFIG, "import mindspore.nn\ny = mindspore.nn._x\n", PRIVATE, "mindspore.nn._x"),
     ],
 )
-def test_a_foreign_import_is_found(files, text, line, module):
-    expected = f":{line}: imports {module}, which is neither standard library nor in THIRD_PARTY"
-    for name in ("model_utils/config.py", "model_utils/classification/loss.py"):
-        assert found(files, name, text) == [name + expected]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "from __future__ import annotations\nimport _thread, zoneinfo, math, xml.etree.ElementTree\n",
-        "import numpy as np\nimport yaml\nfrom PIL import Image\nimport mindspore.dataset as ds\n",
-        "def f():\n    import moxing, onnx, onnxruntime, torch\n    from safetensors.numpy import load_file\n",
-        "import mindspore as ms\nprint(ms.__version__)\nclass A(ms.nn.Cell):\n    _private = 1\n    b = _private\n",
-        "from . import VERSION, classification, config\nfrom .classification import loss\nfrom .classification.loss import x\n",
-    ],
-)
-def test_allowed_imports_pass(files, text):
-    assert found(files, "model_utils/config.py", text) == []
-
-
-@pytest.mark.parametrize(
-    "text", ["from ..config import x\n", "from .. import VERSION, config\n", "from . import loss\n"]
-)
-def test_a_file_of_a_sub_package_may_import_what_lies_above_it_in_the_package(files, text):
-    assert found(files, "model_utils/classification/infer.py", text) == []
+def test_a_problem_is_found(name, text, problem, what):
+    assert problems({**FILES, Path(name): text}) == [f"{name}:{len(text.splitlines())}: {problem.format(what)}"]
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("model_utils/config.py", "from ..recipe import MODEL\n"),
-        ("model_utils/config.py", "from .. import config\n"),
-        ("model_utils/config.py", "def f():\n    from ..model_utils import config\n"),
-        ("model_utils/classification/infer.py", "from ...recipe import MODEL\n"),
-        ("model_utils/classification/__init__.py", "from ... import train\n"),
-        ("model_utils/__init__.py", "from ..dataset import create\n"),
-        ("launchers/watch.py", "from . import x\n"),
+        (CONFIG, "from __future__ import annotations\nimport _thread, zoneinfo, math, xml.etree.ElementTree\n"),
+        (CONFIG, "import mindspore.dataset as ds\ndef f():\n    from safetensors.numpy import load_file\n"),
+        (CONFIG, "import mindspore as ms\nprint(ms.__version__)\nclass A(ms.nn.Cell):\n    b = _private = 1\n"),
+        (CONFIG, "from . import VERSION, classification, config\nfrom .classification.loss import x\n"),
+        (INFER, "from ..config import x\nfrom .. import VERSION, config\nfrom . import loss\n"),
     ],
 )
-def test_an_import_from_above_the_package_is_found(files, name, text):
-    line = len(text.splitlines())
-    assert found(files, name, text) == [f"{name}:{line}: leaves model_utils; take what it needs as an argument"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "missing"),
-    [
-        ("config.py", "from .gone import x\n", "model_utils.gone.x"),
-        ("config.py", "from . import gone\n", "model_utils.gone"),
-        ("config.py", "from .classification import gone\n", "model_utils.classification.gone"),
-        ("config.py", "from .config.deep import x\n", "model_utils.config.deep.x"),
-        ("classification/infer.py", "from .config import x\n", "model_utils.classification.config.x"),
-        ("classification/infer.py", "def f():\n    from ..loss import x\n", "model_utils.loss.x"),
-    ],
-)
-def test_a_relative_import_without_a_file_is_found(files, name, text, missing):
-    name, line = f"model_utils/{name}", len(text.splitlines())
-    assert found(files, name, text) == [f"{name}:{line}: finds no {missing}"]
-
-
-@pytest.mark.parametrize(
-    ("text", "line", "private"),
-    [
-        ("from mindspore.ops import _grad\n", 1, "mindspore.ops._grad"),
-        ("from mindspore._checkparam import Validator\n", 1, "mindspore._checkparam.Validator"),
-        ("import mindspore.ops._primitive_cache\n", 1, "mindspore.ops._primitive_cache"),
-        ("import mindspore as ms\nx = ms._c_expression\n", 2, "mindspore._c_expression"),
-        ("from mindspore import ops as P\ny = P._op(1)\n", 2, "mindspore.ops._op"),
-        ("import mindspore.nn as nn\ny = nn.layer._x\n", 2, "mindspore.nn.layer._x"),
-        ("import mindspore.nn\ny = mindspore.nn._x\n", 2, "mindspore.nn._x"),
-        ("def f():\n    from mindspore import nn\n    return nn._x\n", 3, "mindspore.nn._x"),
-    ],
-)
-def test_a_private_name_of_mindspore_is_found(files, text, line, private):
-    expected = f"model_utils/config.py:{line}: uses {private}, which is private"
-    assert found(files, "model_utils/config.py", text) == [expected]
+def test_allowed_imports_pass(name, text):
+    assert problems({**FILES, Path(name): text}) == []
 
 
 def test_every_file_is_read_but_none_that_python_or_a_build_wrote(tmp_path):

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, amp, nn, ops
 
+pytestmark = pytest.mark.usefixtures("graph_mode")
+
 RATES = np.append(np.float32([0.1, 0.2, 0.05, 0.1, 0.02, 0.3]), np.full(200, 0.05, np.float32))  # of each step
 MOMENTUM, DECAY = 0.9, 0.01
 MOMENTS = f"{STATE_PREFIX}optimizer.moments."
@@ -150,14 +152,6 @@ def growing_batches(count: int):
 ALL = {**DYNAMIC, "clip_grad_norm": 0.05, "ema_decay": 0.9}
 OPTIONS = {"ema_decay": 0.9, "loss_scale": 2.0**10, "dynamic_loss_scale": True}
 BOTH = {"clip_grad_norm": 0.5, "accumulate_steps": 3}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def graph_mode():
-    before = ms.get_context("mode")
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=before)
 
 
 # ---- updates
@@ -319,23 +313,6 @@ def test_mixed_precision_keeps_the_names():
         step = new_step(lambda level=level: amp.auto_mixed_precision(normed(), level), ema_decay=0.9)
         assert [name for name in step.training_state() if not name.startswith(STATE_PREFIX)] == plain
         assert all(p.dtype == ms.float32 for p in step.ema.averages)
-
-
-def test_hyperparameters_are_no_state():
-    """A resumed run takes learning rate and momentum from its configuration, not from the checkpoint."""
-
-    def still(network: nn.Cell) -> nn.Momentum:
-        groups = [{"params": [parameter], "lr": 0.0} for parameter in network.trainable_params()]
-        return nn.Momentum([*groups, {"order_params": network.trainable_params()}], 0.0, 0.0)
-
-    first = shared_step(linear)
-    train(first, batches(1))
-    resumed = new_step(linear, 2, optimizer=still)
-    checkpoint.restore(resumed, {name: ms.Parameter(Tensor(value)) for name, value in values(first).items()}, "a")
-    before = values(resumed)
-    train(resumed, batches(1))
-    assert changed(before, values(resumed)) == {GLOBAL_STEP, MOMENTS + "weight", MOMENTS + "bias"}
-    assert resumed.optimizer.momentum.asnumpy() == 0
 
 
 @pytest.mark.parametrize(

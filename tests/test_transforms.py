@@ -41,20 +41,17 @@ def apply(operators, picture) -> np.ndarray:
     return np.asarray(picture)
 
 
-def drawn(operators, pictures: np.ndarray, columns: int = 1, seed: int = 1) -> list[np.ndarray]:
+def normalized(pixels) -> np.ndarray:
+    """A picture of 0 to 255 as the network gets it, in float64."""
+    return ((np.asarray(pixels, np.float64) / 255 - SPEC["mean"]) / SPEC["std"]).transpose(2, 0, 1)
+
+
+def drawn(operators, pictures: np.ndarray) -> list[np.ndarray]:
     """The pictures of a pipeline, whose random numbers follow from the seed."""
-    ds.config.set_seed(seed)
+    ds.config.set_seed(1)
     dataset = ds.NumpySlicesDataset({"image": pictures}, shuffle=False)
-    dataset = dataset.map(list(operators), "image", num_parallel_workers=1) if operators else dataset
+    dataset = dataset.map(operators, "image", num_parallel_workers=1)
     return [image for (image,) in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)]
-
-
-# ---- The input of the network ----------------------------------------------------------------------------------------
-
-
-def test_the_smallest_input_is_accepted():
-    smallest = {**SPEC, "image_height": SPEC["smallest"], "image_width": SPEC["smallest"]}
-    assert classifier_input(**smallest)["height"] == SPEC["smallest"]
 
 
 def test_description_of_the_input():
@@ -62,8 +59,9 @@ def test_description_of_the_input():
         "height": 32, "width": 32, "resize": "shorter_side", "crop_ratio": 0.8, "interpolation": "bilinear",
         "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4],
     }  # fmt: skip
-    assert classifier_input(**SPEC, resize="both_sides")["resize"] == "both_sides"
-    assert classifier_input(**{**SPEC, "mean": [0, 0, 1], "std": (1, 1, 1), "crop_ratio": 1})["std"] == [1, 1, 1]
+    limits = {"image_height": 16, "image_width": 16, "mean": [0, 0, 1], "std": (1, 1, 1), "crop_ratio": 1}
+    found = classifier_input(**{**SPEC, **limits}, resize="both_sides")
+    assert (found["height"], found["resize"], found["std"]) == (16, "both_sides", [1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -71,19 +69,14 @@ def test_description_of_the_input():
     [
         ({"image_height": 31}, "image_height=31 image_width=32: equal values of 16 or more"),
         ({"image_height": 15, "image_width": 15}, "image_height=15 image_width=15: equal values of 16 or more"),
-        ({"image_height": -32, "image_width": -32}, "equal values of 16 or more"),
         ({"crop_ratio": 0.0}, "crop_ratio=0.0: above 0 and up to 1"),
         ({"crop_ratio": 1e-9}, "crop_ratio=1e-09: their quotient, .* up to 16384 pixels"),
         ({"image_height": 20000, "image_width": 20000}, "image_height=20000 .*up to 16384 pixels"),
-        ({"crop_ratio": 1.01}, "crop_ratio=1.01: above 0 and up to 1"),
         ({"mean": [0.5, 0.5]}, "mean=.*three numbers each"),
         ({"std": [0.5] * 4}, "std=.*three numbers each"),
         ({"mean": [0.5, 0.5, 1.1]}, "mean=.*0 to 1"),
-        ({"mean": [-0.1, 0.5, 0.5]}, "mean=.*0 to 1"),
-        ({"mean": [128, 128, 128]}, "mean=.*0 to 1"),
         ({"std": [0, 1, 1]}, "std=.*above 0 and up to 1"),
         ({"std": [1, 1, 58.4]}, "std=.*above 0 and up to 1"),
-        ({"std": [1, 1, float("nan")]}, "std=.*above 0 and up to 1"),
     ],
 )
 def test_inputs_that_cannot_be(changes, message):
@@ -105,8 +98,7 @@ def test_evaluation_equals_pillow(width, height, crop_ratio, interpolation, limi
     if interpolation == "nearest":  # MindData takes the pixel at the left of the place, Pillow the one in the middle
         columns, rows = (np.arange(new) * old // new for new, old in zip(size, image.size))
         resized = Image.fromarray(np.asarray(image)[rows][:, columns])
-    pixels = np.asarray(resized.crop((left, top, left + 32, top + 32)), np.float64) / 255
-    expected = ((pixels - spec["mean"]) / spec["std"]).transpose(2, 0, 1)
+    expected = normalized(resized.crop((left, top, left + 32, top + 32)))
     assert found.shape == (3, 32, 32) and found.dtype == np.float32
     assert (np.abs(found - expected).mean(axis=(1, 2)) * spec["std"] * 255).max() < limit
 
@@ -126,18 +118,10 @@ def test_both_sides():
     """The picture is squeezed, nothing is cut off."""
     image = photograph(64, 20)
     spec = classifier_input(**{**SPEC, "interpolation": "bicubic"}, resize="both_sides")
-    found = apply(eval_transforms(spec), np.asarray(image))
-    pixels = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), np.float64) / 255
-    np.testing.assert_allclose(found, ((pixels - SPEC["mean"]) / SPEC["std"]).transpose(2, 0, 1), atol=1e-5)
-
-
-def test_normalization_is_exact():
+    wanted = normalized(image.resize((32, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(apply(eval_transforms(spec), np.asarray(image)), wanted, atol=1e-5)
     picture = RANDOM.randint(0, 256, (4, 5, 3)).astype(np.uint8)
-    expected = ((picture / 255.0 - SPEC["mean"]) / SPEC["std"]).transpose(2, 0, 1)
-    np.testing.assert_allclose(apply(to_input(SPEC), picture), expected, atol=1e-6)
-
-
-# ---- Augmentation of single pictures ---------------------------------------------------------------------------------
+    np.testing.assert_allclose(apply(to_input(SPEC), picture), normalized(picture), atol=1e-6)
 
 
 def test_random_crop():
@@ -160,7 +144,6 @@ def test_random_crop():
 
 def test_random_flip():
     pictures = RANDOM.randint(0, 256, (64, 2, 3, 3)).astype(np.uint8)
-    assert random_flip(0) == []
     for probability, low, high in ((1.0, 64, 64), (0.5, 16, 48), (0.1, 0, 20)):
         found = drawn(random_flip(probability), pictures)
         flipped = [np.array_equal(image, picture[:, ::-1]) for image, picture in zip(found, pictures)]
@@ -171,7 +154,6 @@ def test_random_flip():
 def test_random_color():
     """Each of the four ranges by itself: factors from [1 - r, 1 + r], not below 0; a range of 0 changes nothing."""
     pictures = np.stack([np.full((2, 2, 3), (100, 60, 20), np.uint8)] * 64)
-    assert random_color([0, 0, 0, 0]) == []
     brightness = np.array([image[0, 0] for image in drawn(random_color([0.5, 0, 0, 0]), pictures)]).astype(float)
     factors = brightness[:, 0] / 100
     assert 0.49 <= factors.min() < 0.65 and 1.35 < factors.max() <= 1.51
@@ -184,25 +166,25 @@ def test_random_color():
     assert min(image.min() for image in drawn(random_color([2.0, 0, 0, 0]), pictures)) >= 0
 
 
-@pytest.mark.parametrize("ratio, side", [(0.25, 8), (0.5, 16), (1.0, 32), (0.04, 1)])
+@pytest.mark.parametrize("ratio, side", [(0.25, 8), (1.0, 32), (0.04, 1)])
 def test_cutout(ratio, side):
-    """A square whose side is a share of the height, black; pixels outside are untouched."""
+    """A square whose side is a share of the height, black; at the edges, part of it lies outside."""
     found = np.array(drawn(cutout(ratio, 32), np.ones((40, 32, 32, 3), np.float32)))
     blank = (found == 0).all(axis=3)
     rows, columns = blank.any(axis=2).sum(axis=1), blank.any(axis=1).sum(axis=1)
-    assert (blank.sum(axis=(1, 2)) == rows * columns).all(), (
-        "a rectangle: at the edges, part of the square lies outside"
-    )
+    assert (blank.sum(axis=(1, 2)) == rows * columns).all(), "no rectangle"
     assert 0.8 * side <= rows.max() <= side and 0.8 * side <= columns.max() <= side
     assert set(np.unique(found)) == {0, 1} and len(np.unique(blank.argmax(axis=1), axis=0)) > 5
 
 
-def test_no_cutout():
-    assert cutout(0, 32) == cutout(0.03, 32) == []
+def test_no_augmentation():
+    for none in (random_flip(0), random_color([0] * 4), cutout(0, 32), cutout(0.03, 32), rand_augment(0, 9),
+                 random_erasing(0), mix_batches(0, 0, 1.0)):  # fmt: skip
+        assert none == []
+    assert [type(operator) for operator in mix_batches(0.2, 1.0, 0.5)] == [vision.CutMixBatch, vision.MixUpBatch]
 
 
 def test_rand_augment():
-    assert rand_augment(0, 9) == []
     pictures = np.stack([np.asarray(photograph(16, 16))] * 20)
     found = drawn(rand_augment(2, 9), pictures)
     assert len({image.tobytes() for image in found}) > 10 and {image.shape for image in found} == {(16, 16, 3)}
@@ -215,14 +197,10 @@ def test_rand_augment():
 
 
 def test_random_erasing():
-    assert random_erasing(0) == []
     found = drawn(random_erasing(1.0), np.full((8, 3, 16, 16), 7, np.float32))
     assert all(0 < (image != 7).sum() < image.size for image in found)
     found = drawn(random_erasing(0.5), np.full((40, 3, 16, 16), 7, np.float32))
     assert 8 <= sum((image != 7).any() for image in found) <= 32
-
-
-# ---- Augmentation of batches -----------------------------------------------------------------------------------------
 
 
 def batches(operators) -> tuple[np.ndarray, np.ndarray]:
@@ -253,34 +231,21 @@ def test_cutmix():
     assert (labels.max(axis=1) == 1).all(), "a probability of 0 changes nothing"
 
 
-def test_mixtures_together_and_none():
-    assert mix_batches(0, 0, 1.0) == []
-    assert [type(operator) for operator in mix_batches(0.2, 1.0, 0.5)] == [vision.CutMixBatch, vision.MixUpBatch]
-
-
-# ---- What is refused -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "build, message",
     [
         (lambda: random_crop(24, 24, 0), "crop_scale=0: above 0 and up to 1"),
-        (lambda: random_crop(24, 24, 1.5), "crop_scale=1.5"),
         (lambda: random_flip(1.5), "flip_prob=1.5: 0 to 1"),
-        (lambda: random_flip(-0.1), "flip_prob=-0.1"),
         (lambda: random_color([0.4, 0.4, 0.4]), "color_jitter=.*four numbers"),
-        (lambda: random_color([]), "color_jitter=.*four numbers"),
         (lambda: random_color([0, 0, -0.1, 0]), "color_jitter=.*0 or more"),
         (lambda: random_color([0, 0, 0, 0.6]), "color_jitter=.*hue up to 0.5"),
         (lambda: cutout(1.5, 32), "cutout_ratio=1.5: 0 to 1"),
         (lambda: rand_augment(-1, 9), "rand_augment=-1: 0 to"),
         (lambda: rand_augment(10**9, 9), "rand_augment=1000000000: 0 to"),
-        (lambda: rand_augment(2, 0), "rand_augment_magnitude=0: 1 to 30"),
         (lambda: rand_augment(0, 31), "rand_augment_magnitude=31: 1 to 30"),
+        (lambda: rand_augment(2, 0), "rand_augment_magnitude=0: 1 to 30"),
         (lambda: random_erasing(1.1), "random_erasing=1.1: 0 to 1"),
         (lambda: mix_batches(-1, 0, 1), "mixup=-1: 0 to"),
-        (lambda: mix_batches(0, -1, 1), "cutmix=-1: 0 to"),
-        (lambda: mix_batches(1e9, 0, 1), "mixup=1000000000.0: 0 to"),
         (lambda: mix_batches(0, 1e9, 1), "cutmix=1000000000.0: 0 to"),
         (lambda: mix_batches(0, 0, 2), "cutmix_prob=2: 0 to 1"),
     ],

@@ -318,22 +318,14 @@ def test_class_names(safetensors, tmp_path, capsys):
     assert "has 3 names: 6 names are needed" in refused(safetensors(), "--class_names", names, error=UsageError)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a: b\n", "lines such as"),
-        ("- [cat]\n", "lines such as"),
-        ("", "lines such as"),
-        ("- [cat\n", "cannot be read as YAML"),
-        ("- \xff\n", "cannot be read as YAML"),
-        (None, "cannot be read as YAML"),
-    ],
-)
-def test_wrong_class_names(safetensors, tmp_path, text, message):
+@pytest.mark.parametrize("text", ["a: b\n", "- [cat]\n", "", "- [cat\n", "- \xff\n", None])
+def test_wrong_class_names(safetensors, tmp_path, text):
     names = tmp_path / "names.yaml"
     if text is not None:
         names.write_text(text, encoding="latin-1")
-    assert message in refused(safetensors(), "--class_names", names, error=UsageError)
+    is_yaml = text in ("a: b\n", "- [cat]\n", "")
+    message = refused(safetensors(), "--class_names", names, error=UsageError)
+    assert ("lines such as" if is_yaml else "cannot be read as YAML") in message
 
 
 def test_a_map_of_names(tmp_path):

@@ -1,4 +1,4 @@
-"""Fixtures: handwritten digits as JPEG files, and the command line of a small training."""
+"""The command line of a small training, and the fixtures that the classifiers share."""
 
 from __future__ import annotations
 
@@ -10,29 +10,10 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
 sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
+pytest.register_assert_rewrite("classifier")
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
-
-
-@pytest.fixture(scope="session")
-def few_digits(tmp_path_factory) -> Path:
-    """Folders train and val with JPEG digits, 40 pictures each, ten classes."""
-    from digits import write_image_folder
-
-    folder = tmp_path_factory.mktemp("few") / "imagenet"
-    write_image_folder(folder, size=48, limit=40)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def eager():
-    """Operators run one by one, which compiles nothing; the programs choose the graph mode for the whole process."""
-    import mindspore as ms
-
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
+from classifier.fixtures import command_line, configured, eager, few_digits  # noqa: E402,F401
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:
@@ -54,4 +35,4 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         "summary_dir": out / "summary",
         **changes,
     }
-    return [token for key, value in options.items() for token in (f"--{key}", str(value))]
+    return command_line(options)

@@ -1,209 +1,73 @@
-"""The network against timm and darknet's C program with the same weights, its gradients, and the class count."""
+"""The network, and the conversion of foreign weights, against timm and darknet's C program."""
 
-import shutil
+import json
 
-import convert_checkpoint
-import oracle
+from classifier.conversion import TimmConversion, convert, refused, sparse, write
+from classifier.network import TimmNetwork
+from classifier.oracle import darknet_header
+from conftest import FOLDER
 from src.darknet53 import darknet53
-from src.model_utils.inference import load_network
-from src.model_utils.layers import portable_operators
-from src.recipe import MODEL, is_head, read_config
 
-import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import nn
-from safetensors.numpy import save_file
 
-TIMM_TOLERANCE, DARKNET_TOLERANCE = 5e-5, 2e-5  # of the largest logit; float32 here
+TIMM, DARKNET = (json.loads((FOLDER / f"tests/data/{name}.json").read_text()) for name in ("timm", "darknet"))
 
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-def our_cell(name: str) -> str:
-    """The cell that does what a module of timm does."""
-    name = name.replace("stem.conv1", "stem").replace("stem", "conv0")
-    for stage in range(5):
-        name = name.replace(f"stages.{stage}.conv_down", f"conv{stage + 1}")
-        name = name.replace(f"stages.{stage}.blocks", f"layer{stage + 1}")
-        name = name.replace(f"stages.{stage}", f"layer{stage + 1}")
-    return name.replace("head.fc", "fc")
+class TestConversion(TimmConversion):
+    TIMM, DARKNET = TIMM, DARKNET
+    NETWORK = {"name": "darknet53", "activation": "leaky_relu", "negative_slope": 0.1, "bn_eps": 1e-5}
+    CFG, MAY_LACK_HEAD = "darknet53.cfg", True
+    PARAMETERS, INTERPOLATION = 41609928 + 35712, "bicubic"
+    NAMES = {
+        "conv0.bn.beta": "stem.conv1.bn.bias",
+        "conv3.conv.weight": "stages.2.conv_down.conv.weight",
+        "layer5.3.conv2.bn.moving_variance": "stages.4.blocks.3.conv2.bn.running_var",
+        "fc.bias": "head.fc.bias",
+    }
+    FAULTS = [
+        ({"stages.3.conv_down.bn.bias": None}, "does not fit darknet53: conv4.bn.beta is missing"),
+        ({"stages.5.conv_down.bn.bias": np.zeros(3)}, "conv6.bn.beta is left over"),
+        ({"stem.conv1.conv.weight": np.zeros((32, 3, 5, 5))}, "conv0.conv.weight has shape (32, 3, 5, 5), the network"),
+        ({"head.fc.weight": np.zeros(())}, "holds no classifier"),
+        ({"stem.conv1.bn.running_var": np.full(32, -1.0)}, "conv0.bn.moving_variance has values"),
+    ]
+    ZOO_NAMES = ["conv0.0.weight", "network.layer3.7.conv2.1.moving_mean"]
+    OTHER = ("stages.0.conv_exp.conv.weight", (128, 64, 1, 1), "conv0.conv.weight")
+
+    def test_new_head(self, folder, numbers):
+        """darknet53.conv.74: 52 convolutions; the classifier is random."""
+        end = self.body_bytes()
+        source = write(folder / "darknet53.conv.74", darknet_header(), numbers[:end])
+        assert source.stat().st_size == 162482580
+        assert "--num_classes" in refused(source)
+        weights, about = convert(source, "--num_classes", 10)
+        assert about["network"]["num_classes"] == 10 and weights["fc.weight"].shape == (10, 1024)
+        assert weights["layer5.3.conv2.conv.weight"].ravel()[-1] == np.frombuffer(numbers[end - 4 : end], "<f4")
+        message = refused(sparse(folder / "cut.conv.74", 162482580 - 4), "--num_classes", 10)
+        assert "has 162482576 bytes" in message and "without its classifier 162482560" in message
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the converted weights of both origins are; removed at the end, as they are large."""
-    folder = tmp_path_factory.mktemp("weights")
-    yield folder
-    shutil.rmtree(folder)
-
-
-def convert(source):
-    target = source.with_suffix(".ckpt")
-    convert_checkpoint.main(["--input", str(source), "--output", str(target)])
-    source.unlink()
-    return target
-
-
-@pytest.fixture(scope="module")
-def from_timm(folder):
-    save_file(oracle.timm_state(), folder / "timm.safetensors")
-    return convert(folder / "timm.safetensors")
-
-
-@pytest.fixture(scope="module")
-def from_darknet(folder):
-    (folder / "darknet.weights").write_bytes(oracle.darknet_header() + oracle.darknet_numbers())
-    return convert(folder / "darknet.weights")
-
-
-def load(path):
-    return load_network(MODEL, path, read_config([], ""))[0]
-
-
-def check_case(network, case: dict, tolerance: float) -> None:
-    images = oracle.model_input(case["input_shape"], oracle.TIMM["seed"])
-    np.testing.assert_allclose(images.ravel()[:4], case["input_head"], rtol=1e-6)
-    logits = network(ms.Tensor(images)).asnumpy()
-    assert logits.shape == (1, 1000) and logits.dtype == np.float32
-    assert oracle.relative_error(logits, case["logits"]) <= tolerance, case["input_shape"]
-    assert list(np.argsort(-logits[0])[:5]) == case["top5"]
-
-
-def watch(network, names: list[str]) -> dict[str, np.ndarray]:
-    """A dictionary that receives the outputs of these modules of timm when the network runs."""
-    outputs: dict[str, np.ndarray] = {}
-    cells = dict(network.cells_and_names())
-    for name in names:
-        # The default argument binds the name of this turn.
-        cells[our_cell(name)].register_forward_hook(lambda _, __, out, name=name: outputs.update({name: out.asnumpy()}))
-    return outputs
-
-
-def test_agrees_with_timm(from_timm):
-    """Logits, and the statistics of the stages on the way to them."""
-    network = load(from_timm)
-    names = [name for name in oracle.TIMM["eval"][0]["stages"] if name != "head.global_pool"]
-    outputs = watch(network, names)
-    for case in oracle.TIMM["eval"]:
-        check_case(network, case, TIMM_TOLERANCE)
-        for name in case["stages"].keys() & set(names):
-            oracle.check_statistics(outputs[name], case["stages"][name], f"{case['tag']} {name}")
-
-
-def test_portable_operators_agree_with_timm(from_timm):
-    with portable_operators():
-        network = load(from_timm)
-    assert any(isinstance(cell, nn.LeakyReLU) for _, cell in network.cells_and_names())
-    for case in oracle.TIMM["eval"][:2]:
-        check_case(network, case, TIMM_TOLERANCE)
-
-
-def test_agrees_with_darknet(from_darknet):
-    """Also as a graph, which is how the programs run it."""
-    network = load(from_darknet)
-    for case in oracle.DARKNET["cases"]:
-        check_case(network, case, DARKNET_TOLERANCE)
-    ms.set_context(mode=ms.GRAPH_MODE)
-    try:
-        check_case(network, oracle.DARKNET["cases"][0], DARKNET_TOLERANCE)
-    finally:
-        ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-@pytest.fixture(scope="module")
-def training(from_timm, eager):
-    """Three steps of gradient descent with momentum, and what the first one leaves: gradients, running statistics."""
-    expected = oracle.TIMM["train"]
-    images, labels = oracle.train_batch(expected["input_shape"], 1000, oracle.TIMM["seed"])
-    assert labels.tolist() == expected["labels"]
-    images, labels = ms.Tensor(images), ms.Tensor(labels)
-    network = load(from_timm).set_train()
-    weights = ms.ParameterTuple(network.trainable_params())
-    loss_fn = nn.CrossEntropyLoss(label_smoothing=expected["label_smoothing"])
-    optimizer = nn.SGD(weights, expected["gentle_lr"], momentum=expected["momentum"])
-
-    def forward(x, y):
-        return loss_fn(network(x), y)
-
-    step = ms.value_and_grad(forward, None, weights)
-    losses, arrays = [], {}
-    for _ in range(3):
-        loss, gradients = step(images, labels)
-        losses.append(float(loss.asnumpy()))
-        if not arrays:
-            arrays = {weight.name: gradient.asnumpy() for weight, gradient in zip(weights, gradients)}
-            arrays.update({n: p.asnumpy().copy() for n, p in network.parameters_dict().items() if ".moving_" in n})
-        optimizer(gradients)
-    losses.append(float(forward(images, labels).asnumpy()))
-    return losses, arrays
-
-
-def as_timm(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """The array of a timm parameter's name among ours."""
-    stem, leaf = name.rsplit(".", 1)
-    if stem.endswith(".bn"):
-        leaf = {"weight": "gamma", "bias": "beta"}.get(leaf, leaf)
-    module, layer = stem.rsplit(".", 1) if stem != "head.fc" else (stem, "")
-    return arrays[".".join(filter(None, (our_cell(module), layer, leaf)))].astype(np.float64)
-
-
-def test_loss_of_training(training):
-    losses, _ = training
-    expected = oracle.TIMM["train"]
-    assert losses[0] == pytest.approx(expected["loss_torch_smooth"], rel=1e-5)
-    assert losses == pytest.approx(expected["gentle_loss_trajectory"], rel=2e-4)
-
-
-def test_gradients(training):
-    """Norm and projection of each parameter's gradient; float32 moves a few values over the kink of the activation."""
-    _, arrays = training
-    errors = []
-    for name, (norm, projection) in oracle.TIMM["train"]["grads"].items():
-        gradient = as_timm(arrays, name)
-        errors.append(abs(np.linalg.norm(gradient) - norm) / norm)
-        assert abs(oracle.projection(gradient) - projection) <= 0.1 * norm, name
-    assert max(errors) <= 2e-2 and np.median(errors) < 1e-5
-
-
-def test_running_statistics(training):
-    """After one step: 0.9 of the old values and 0.1 of the batch's, with the unbiased variance."""
-    _, arrays = training
-    for name, (mean, variance, *_) in oracle.TIMM["train"]["bn_after_1_forward"].items():
-        assert np.linalg.norm(as_timm(arrays, f"{name}.moving_mean")) == pytest.approx(mean, rel=1e-5), name
-        assert np.linalg.norm(as_timm(arrays, f"{name}.moving_variance")) == pytest.approx(variance, rel=1e-5), name
-
-
-def test_parameter_count():
-    network = darknet53(1000)
-    assert sum(p.size for p in network.trainable_params()) == oracle.TIMM["param_count"] == 41609928
-    assert sum(p.size for p in network.get_parameters()) == oracle.DARKNET["param_count"]
-
-
-def test_classes_blocks_and_head():
-    """The number of classes changes the head only; the number of blocks takes whole blocks out."""
-    shapes = {}
-    for classes in (1, 7):
-        network = darknet53(classes, stage_blocks=(1, 1, 1, 1, 1)).set_train(False)
-        logits = network(ms.Tensor(np.zeros((3, 3, 32, 48), np.float32)))
-        assert logits.shape == (3, classes) and logits.dtype == ms.float32
-        shapes[classes] = {p.name: p.shape for p in network.get_parameters()}
-    assert {name for name in shapes[1] if shapes[1][name] != shapes[7][name]} == {n for n in shapes[1] if is_head(n)}
-    assert sum(name.endswith("conv.weight") for name in shapes[1]) == 1 + 5 + 2 * 5
-    deeper = {p.name for p in darknet53(7, stage_blocks=(1, 2, 1, 1, 1)).get_parameters()}
-    assert {name.rsplit(".", 3)[0] for name in deeper - shapes[7].keys()} == {"layer2.1"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+class TestNetwork(TimmNetwork):
+    TIMM, DARKNET = TIMM, DARKNET
+    build = staticmethod(darknet53)
+    PARAMETERS, CONVOLUTIONS, SECOND_BLOCK = 41609928, 1 + 5 + 2 * 5, "layer2.1"
+    GRADIENT_ERROR = 1e-5
+    IMPOSSIBLE = [
         ({"num_classes": 0}, "num_classes=0"),
         ({"activation": "gelu"}, "activation=gelu"),
         ({"activation": "leaky_relu", "negative_slope": 1.0}, "negative_slope=1.0"),
         ({"stage_blocks": (1, 1, 1, 1)}, "stage_blocks=.1, 1, 1, 1.: five"),
         ({"stage_blocks": (1, 1, 1, 1, 0)}, "five numbers of 1 or more"),
-    ],
-)
-def test_impossible_networks_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        darknet53(**options)
+    ]
+
+    @staticmethod
+    def our_cells(name):
+        name = name.replace("stem.conv1", "stem").replace("stem", "conv0")
+        for stage in range(5):
+            name = name.replace(f"stages.{stage}.conv_down", f"conv{stage + 1}")
+            name = name.replace(f"stages.{stage}.blocks", f"layer{stage + 1}")
+            name = name.replace(f"stages.{stage}", f"layer{stage + 1}")
+        return [name.replace("head.fc", "fc")]

@@ -1,4 +1,4 @@
-"""Fixtures: handwritten digits in both layouts, and the command line of a small training."""
+"""The command line of a small training, and the fixtures that the classifiers share."""
 
 from __future__ import annotations
 
@@ -10,39 +10,25 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
 sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
+pytest.register_assert_rewrite("classifier")
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
+from classifier.fixtures import command_line, configured, eager  # noqa: E402,F401
+from classifier.fixtures import few_digits as image_folder  # noqa: E402,F401
 
 
 @pytest.fixture(scope="session")
 def few_digits(tmp_path_factory) -> Path:
-    """CIFAR-10 layout with 40 training and 40 held-out digits."""
+    """CIFAR-10 layout with 40 training and 40 held-out digits; image_folder has that of ImageNet."""
+    return write_digits(tmp_path_factory, 40)
+
+
+def write_digits(tmp_path_factory, limit: int) -> Path:
     from digits import write_cifar10
 
-    folder = tmp_path_factory.mktemp("few") / "cifar10"
-    write_cifar10(folder, limit=40)
+    folder = tmp_path_factory.mktemp("digits") / "cifar10"
+    write_cifar10(folder, limit=limit)
     return folder
-
-
-@pytest.fixture(scope="session")
-def image_folder(tmp_path_factory) -> Path:
-    """ImageNet layout: folders train and val with JPEG digits, 40 pictures each."""
-    from digits import write_image_folder
-
-    folder = tmp_path_factory.mktemp("folder") / "imagenet"
-    write_image_folder(folder, size=48, limit=40)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def eager():
-    """Operators run one by one, which compiles nothing; the programs choose the graph mode for the whole process."""
-    import mindspore as ms
-
-    mode = ms.get_context("mode")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    yield
-    ms.set_context(mode=mode)
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:
@@ -64,4 +50,4 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         "summary_dir": out / "summary",
         **changes,
     }
-    return [token for key, value in options.items() for token in (f"--{key}", str(value))]
+    return command_line(options)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
-import eval as evaluation
-from conftest import small_run
-from src.dataset import count_images, create_dataset, find_classes, read_cifar10, train_transforms
-from src.model_utils.classification.evaluation import match_classes
-from src.model_utils.device_adapter import Device
+from classifier.dataset import CPU, DIGITS, batches, check_pillow, check_shards, labels, some_classes
+from src.dataset import count_images, find_classes, read_cifar10, train_transforms
 from src.model_utils.errors import DataError
 from src.recipe import read_config
 
@@ -16,24 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-CPU = Device("CPU", 0)
-DIGITS = [str(digit) for digit in range(10)]
 WITHOUT_CHANCE = {"flip_prob": 0, "color_jitter": "0,0,0,0", "cutout_ratio": 0, "mean": "0,0,0", "std": "1,1,1"}
-
-
-@pytest.fixture
-def configured(few_digits, tmp_path):
-    """A function from options to the recipe of a small CIFAR-10 run with them."""
-    return lambda **changes: read_config(small_run(few_digits, tmp_path, **changes), "")
-
-
-def batches(config, split: str, device=CPU, names=DIGITS, **progress) -> list[tuple[np.ndarray, np.ndarray]]:
-    dataset = create_dataset(config, split, device, names, **progress)
-    return list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
-
-
-def labels(config, split: str, device=CPU, **progress) -> list[int]:
-    return [int(label) for _, found in batches(config, split, device, **progress) for label in found]
 
 
 def write_cifar10(folder, pictures: np.ndarray, name: str = "data_batch_1.bin") -> None:
@@ -104,39 +82,13 @@ def test_cutout(tmp_path, configured):
     """A square of cutout_ratio times the height becomes the mean, which is 0 after the normalization."""
     write_cifar10(tmp_path, np.full((40, 32, 32, 3), 255, np.uint8))
     options = {**WITHOUT_CHANCE, "mean": "0.5,0.5,0.5", "train_data_dir": tmp_path, "batch_size": 1}
-    sizes = []
-    for picture, _ in batches(configured(**{**options, "cutout_ratio": 0.25}), "train"):
-        assert set(np.unique(picture)) <= {-0.5, 0.0, 0.5}
-        rows, columns = np.nonzero((picture[0] == 0).all(axis=0))
-        sizes.append((len(np.unique(rows)), len(np.unique(columns))))
-        assert len(rows) == np.prod(sizes[-1]) == (picture == 0).sum() / 3
-    assert max(sizes) == (8, 8) and sizes.count((8, 8)) > 5, "others lie over the border, in part or as a whole"
-    assert not any((picture == 0).any() for picture, _ in batches(configured(**options), "train"))
+    for ratio, largest in ((0.25, 64), (0, 0)):
+        pictures = [picture for picture, _ in batches(configured(**{**options, "cutout_ratio": ratio}), "train")]
+        assert max((picture == 0).sum() / 3 for picture in pictures) == largest
 
 
 def test_shards_and_places_in_an_epoch(configured, few_digits):
-    """Each image once over all ranks; an epoch has an order of its own, and its rest is what was left out."""
-    config = configured(batch_size=4)
-    whole = labels(config, "val")
-    assert whole == read_cifar10(str(few_digits), "val")[1].tolist()
-    shards = [labels(config, "val", Device("CPU", 0, rank, 3)) for rank in range(3)]
-    assert [shards[i % 3][i // 3] for i in range(40)] == whole
-    first, second = (labels(config, "train", Device("CPU", 0, rank, 2), epoch=3) for rank in range(2))
-    assert len(first) == 20 and sorted(first + second) == sorted(read_cifar10(str(few_digits), "train")[1])
-    of_rank_0 = Device("CPU", 0, 0, 2)
-    assert labels(config, "train", of_rank_0, epoch=4) != first == labels(config, "train", of_rank_0, epoch=3)
-    assert labels(config, "train", of_rank_0, epoch=3, skip_steps=2) == first[8:]
-
-
-def test_classes_of_cifar10_are_fixed(configured):
-    """Its files say which class has which index: the checkpoint must have the same ten, by the same names or by none."""
-    config, about = configured(), {"network": {"num_classes": 10}, "class_names": None}
-    assert evaluation.match_classes is match_classes
-    assert match_classes(DIGITS, about, config, is_fixed=True) == DIGITS
-    for outputs, names in ((10, DIGITS[::-1]), (5, None), (12, None)):
-        about = {"network": {"num_classes": outputs}, "class_names": names}
-        with pytest.raises(DataError, match=f"the checkpoint has {outputs} classes"):
-            match_classes(DIGITS, about, config, is_fixed=True)
+    assert check_shards(configured(batch_size=4)) == read_cifar10(str(few_digits), "val")[1].tolist()
 
 
 # ---- ImageNet --------------------------------------------------------------------------------------------------------
@@ -152,17 +104,8 @@ def test_operators_of_training():
     ]  # fmt: skip
 
 
-def test_folder_pipeline_equals_pillow(image_folder):
-    """The evaluation tensor of a JPEG: shorter side to 256 of 224, centre crop, normalised; close to Pillow's bilinear."""
-    config = read_config(["--val_data_dir", str(image_folder / "val"), "--batch_size", "1"], "")
-    names = find_classes(config, "val", CPU)
-    tensor, label = batches(config, "val", names=names)[0]
-    first = sorted((image_folder / "val" / names[0]).iterdir())[0]
-    picture = Image.open(io.BytesIO(first.read_bytes())).convert("RGB").resize((256, 256), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture.crop((16, 16, 240, 240)), np.float64) / 255
-    expected = ((pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)
-    assert label[0] == 0 and tensor.shape == (1, 3, 224, 224) and tensor.dtype == np.float32
-    assert np.abs(tensor[0] - expected).mean() * 0.225 < 1 / 255
+def test_folder_pipeline_equals_pillow(tmp_path):
+    check_pillow(tmp_path, side=224, resized=256)
 
 
 def test_folder_pipeline_trains(image_folder):
@@ -175,10 +118,6 @@ def test_folder_pipeline_trains(image_folder):
 
 
 def test_class_subset_keeps_its_indices(image_folder, tmp_path):
-    """A validation folder with some of the classes: an image keeps the index that its class had in training."""
-    for name in ("7", "9"):
-        (tmp_path / name).mkdir()
-        for path in list((image_folder / "val" / name).iterdir())[:2]:
-            (tmp_path / name / path.name).write_bytes(path.read_bytes())
-    config = read_config(["--val_data_dir", str(tmp_path), "--batch_size", "16"], "")
-    assert sorted(labels(config, "val")) == [7, 7, 9, 9] and count_images(config, "val") == 4
+    """In a validation folder with some of the classes an image keeps the index that its class had in training."""
+    config = read_config(["--val_data_dir", str(some_classes(image_folder / "val", tmp_path / "some"))], "")
+    assert sorted(labels(config.replace(batch_size=16), "val")) == [7, 7, 9, 9] and count_images(config, "val") == 4

@@ -7,9 +7,8 @@ from pathlib import Path
 import eval as evaluation
 import export
 import train
+from classifier.recipe import Recipe
 from conftest import small_run
-from dry_run import numeric_keys, try_values
-from mindspore_hub_conf import create_network
 from src.lr_scheduler import get_lr
 from src.model_utils.device_adapter import Device
 from src.model_utils.errors import DataError, UsageError
@@ -20,7 +19,15 @@ import pytest
 import yaml
 
 CIFAR10 = ["--dataset_name", "cifar10"]
-DOCUMENTED = """
+DOCUMENTED_CIFAR10 = """
+num_classes: 10\nbatch_size: 32\nepoch_size: 120\nlr_gamma: 0.1\nimage_height: 227\nimage_width: 227
+use_label_smooth: False
+"""
+
+
+class TestRecipe(Recipe):
+    RESIZED = 256
+    DOCUMENTED = """
 device_target: Ascend\nnum_classes: 1000\nbatch_size: 128\nepoch_size: 500\nlr_scheduler: exponential\nlr_init: 0.1
 lr_epochs: [70, 140, 210, 280]\nlr_gamma: 0.3\neta_min: 0.0\nT_max: 150\nwarmup_epochs: 0\nmomentum: 0.9
 weight_decay: 0.0001\nuse_label_smooth: True\nlabel_smooth_factor: 0.1\nloss_scale: 1024\nimage_height: 224
@@ -28,22 +35,32 @@ image_width: 224\nkeep_checkpoint_max: 10\nfile_name: tinydarknet\nfile_format: 
 checkpoint_path: /train_tinydarknet.ckpt\nonnx_filename: tinydarknet.onnx\nair_filename: tinydarknet.air
 train_data_dir: ./ImageNet_Original/train/\nval_data_dir: ./ImageNet_Original/val/
 """
-DOCUMENTED_CIFAR10 = """
-num_classes: 10\nbatch_size: 32\nepoch_size: 120\nlr_gamma: 0.1\nimage_height: 227\nimage_width: 227
-use_label_smooth: False
-"""
+    LEARNING_RATE, FIRST, LAST, SMALL = "lr_init", "conv1.conv.weight", "conv16.conv.bias", {}
+    REFUSED = """image_height=15 crop_ratio=0 mean=0.5,0.5 std=0,1,1 flip_prob=1.5 color_jitter=0.4,0.4,0.4,0.6
+cutout_ratio=1.5 batch_size=0 epoch_size=0 lr_init=-0.1 lr_epochs=-1,2 lr_gamma=-1 eta_min=-1 T_max=0 warmup_epochs=-1
+momentum=1 weight_decay=-0.1 label_smooth_factor=1.5 loss_scale=0.5 clip_grad_norm=-1 accumulate_steps=0 ema_decay=1
+head_lr_factor=0 freeze=backbone.* keep_checkpoint_max=0"""
+    MESSAGES = {"freeze": r"no parameter matches 'backbone\.\*'"}
+    NEEDS = {
+        "eta_min": {"lr_scheduler": "cosine_annealing"},
+        "T_max": {"lr_scheduler": "cosine_annealing"},
+        "label_smooth_factor": {"use_label_smooth": True},
+    }
+    SIZES = ("num_classes", "image_height", "image_width", "epoch_size")
 
+    test_every_number_out_of_range = Recipe.numbers_out_of_range
 
-def test_documented_keys_have_their_defaults():
-    config = read_config([], "")
-    for key, value in yaml.safe_load(DOCUMENTED).items():
-        assert config[key] == value, key
-    assert int(config.image_height / config.crop_ratio) == 256
+    def test_dry_run_writes_nothing(self, few_digits, tmp_path):
+        self.check_dry_run(few_digits, tmp_path)
+
+    def test_dry_run_of_imagenet_writes_nothing(self, few_digits, image_folder, tmp_path):
+        folders = {"train_data_dir": image_folder / "train", "val_data_dir": image_folder / "val"}
+        self.check_dry_run(few_digits, tmp_path, dataset_name="imagenet", **folders)
 
 
 def test_choice_of_the_recipe():
     """By the name of the data set, by either key; what the second recipe does not name is that of the first one."""
-    expected = {**yaml.safe_load(DOCUMENTED), **yaml.safe_load(DOCUMENTED_CIFAR10)}
+    expected = {**yaml.safe_load(TestRecipe.DOCUMENTED), **yaml.safe_load(DOCUMENTED_CIFAR10)}
     for options in (CIFAR10, ["--dataset=cifar10"], ["--config_path", str(FOLDER / "cifar10_config.yaml")]):
         config = read_config([*options, "--train_data_dir", expected["train_data_dir"]], "")
         assert config.dataset_name == config.dataset == "cifar10"
@@ -99,103 +116,6 @@ def test_names_of_exported_files():
         (["--file_format=ONNX", "--file_name=x"], "x"), (["--file_format=ONNX", "--onnx_filename=y.onnx"], "y.onnx"),
     ):  # fmt: skip
         assert export.output_name(read_config(options, "")) == name
-
-
-def test_hub():
-    assert create_network("tinydarknet", 3).conv16.conv.weight.shape == (3, 128, 1, 1)
-    with pytest.raises(NotImplementedError, match="resnet"):
-        create_network("resnet")
-
-
-def test_train_obeys_the_recipe(few_digits, tmp_path, monkeypatch):
-    """Rates, loss and optimizer that train.py hands on."""
-    seen = {}
-    monkeypatch.setattr(train, "train", lambda *_, **parts: seen.update(parts) or 0)
-    options = {
-        "momentum": 0.8, "weight_decay": 0.3, "label_smooth_factor": 0.18, "head_lr_factor": 3, "lr_init": 0.07
-    }  # fmt: skip
-    assert train.main(small_run(few_digits, tmp_path, **options, use_label_smooth=True)) == 0
-    optimizer, rates = seen["optimizer"], seen["learning_rates"]
-    np.testing.assert_array_equal(rates, get_lr(read_config(small_run(few_digits, tmp_path, **options), ""), 5))
-    assert optimizer.momentum.asnumpy() == np.float32(0.8)
-    assert seen["loss_fn"].label_smoothing == pytest.approx(0.2)
-    names = [parameter.name for parameter in optimizer.parameters]
-    assert names == [parameter.name for parameter in seen["network"].trainable_params()]
-    assert {float(decay.asnumpy()) for decay in optimizer.weight_decay} == {0, np.float32(0.3)}
-    for name, factor in {"conv16.conv.bias": 3, "conv1.conv.weight": 1}.items():
-        found = optimizer.get_lr_parameter(optimizer.parameters[names.index(name)]).asnumpy()
-        np.testing.assert_allclose(found, factor * rates, rtol=1e-6)
-    assert train.main(small_run(few_digits, tmp_path, **options, use_label_smooth=False)) == 0
-    assert seen["loss_fn"].label_smoothing == 0
-
-
-# ---- A dry run -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layout", ["cifar10", "imagenet"])
-def test_dry_run_writes_nothing(few_digits, image_folder, tmp_path, layout):
-    """It takes a batch of both pipelines, of either recipe."""
-    changes = {"dry_run": True, "eval_interval": 1, "dataset_name": layout}
-    if layout == "imagenet":
-        changes.update(train_data_dir=image_folder / "train", val_data_dir=image_folder / "val")
-    assert train.main(small_run(few_digits, tmp_path, **changes)) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["train.log"]
-    assert "dry run" in (tmp_path / "run/train.log").read_text()
-
-
-REFUSED = {
-    "image_height": 15,
-    "crop_ratio": 0,
-    "mean": "0.5,0.5",
-    "std": "0,1,1",
-    "flip_prob": 1.5,
-    "color_jitter": "0.4,0.4,0.4,0.6",
-    "cutout_ratio": 1.5,
-    "batch_size": 0,
-    "epoch_size": 0,
-    "lr_init": -0.1,
-    "lr_epochs": "-1,2",
-    "lr_gamma": -1,
-    "eta_min": -1,
-    "T_max": 0,
-    "warmup_epochs": -1,
-    "momentum": 1,
-    "weight_decay": -0.1,
-    "label_smooth_factor": 1.5,
-    "loss_scale": 0.5,
-    "clip_grad_norm": -1,
-    "accumulate_steps": 0,
-    "ema_decay": 1,
-    "head_lr_factor": 0,
-    "freeze": "backbone.*",
-    "keep_checkpoint_max": 0,
-}
-MESSAGES = {"freeze": r"no parameter matches 'backbone\.\*'"}  # where it is not KEY=
-NEEDS = {  # further options with which a value counts
-    "eta_min": {"lr_scheduler": "cosine_annealing"},
-    "T_max": {"lr_scheduler": "cosine_annealing"},
-    "label_smooth_factor": {"use_label_smooth": True},
-}
-
-
-@pytest.mark.parametrize("key", REFUSED)
-def test_dry_run_refuses(few_digits, tmp_path, key):
-    with pytest.raises(UsageError, match=MESSAGES.get(key, f"{key}=")):
-        train.main(small_run(few_digits, tmp_path, dry_run=True, **{key: REFUSED[key]}, **NEEDS.get(key, {})))
-
-
-def test_every_number_out_of_range(few_digits, tmp_path):
-    """A dry run takes it or refuses it; nothing else is raised."""
-    options = small_run(few_digits, tmp_path, dry_run=True, eval_interval=1)
-    accepted, faults = try_values(
-        train.main,
-        options,
-        numeric_keys(read_config([], "")),
-        ("num_classes", "image_height", "image_width", "epoch_size"),
-    )
-    assert not faults and len(accepted) > 50
-    assert not [path for path in tmp_path.rglob("*.ckpt")]
 
 
 def test_dry_run_refuses_data(few_digits, image_folder, tmp_path):

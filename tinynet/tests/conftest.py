@@ -1,21 +1,28 @@
-"""Fixtures: real handwritten digits as JPEG files, and one small training that several tests look at."""
+"""The command line of a small training, one that several tests look at, and timm's expected values of the five networks."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import functools
+import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "utils" / "sample_data"), str(FOLDER / "tests")]
 sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
+pytest.register_assert_rewrite("classifier")
 
 import src.model_utils  # noqa: E402,F401  (sets the environment before MindSpore is imported)
+from classifier.fixtures import command_line, few_digits, running  # noqa: E402,F401
+
+# Of each model; the sides of their inputs are those of their cards.
+SIDES = {"tinynet_a": 192, "tinynet_b": 188, "tinynet_c": 184, "tinynet_d": 152, "tinynet_e": 106}
+EXPECTED = {model: json.loads((FOLDER / f"tests/data/{model}.json").read_text()) for model in SIDES}
 
 # One block of each stage; the fourth has two, of which the second one has a shortcut, where drop-connect acts.
 STAGE_BLOCKS = "1,1,1,2,1,1,1"
@@ -26,29 +33,22 @@ EVERYTHING = {
     "head_lr_factor": 2.0, "eval_interval": 1, "per_print_times": 2, "keep_checkpoint_max": 2,
 }  # fmt: skip
 EPOCHS, STEPS = 2, 5  # of that run: 40 pictures in steps of two batches of four
-TRAINING_KEYS: set[str] = set()  # of the recipe, which that run has read
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shapes_once() -> Iterator[None]:
+    """convert_checkpoint.py builds the five networks anew for each file, to compare shapes; here each one once."""
+    import convert_checkpoint
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_checkpoint, "tinynet", functools.lru_cache(convert_checkpoint.tinynet))
+        yield
 
 
 @pytest.fixture(scope="session")
-def few_digits(tmp_path_factory) -> Path:
-    """Folders train and val with JPEG digits, 40 pictures each, ten classes."""
-    from digits import write_image_folder
-
-    folder = tmp_path_factory.mktemp("few") / "imagenet"
-    write_image_folder(folder, size=48, limit=40)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(few_digits, tmp_path_factory) -> Path:
+def trained(few_digits, tmp_path_factory) -> Path:  # noqa: F811
     """What a training of two epochs with EVERYTHING has left."""
-    from recorded_keys import recorded_keys
-    from src.model_utils.config import Config
-
-    with recorded_keys(Config) as keys:
-        out = run_training(few_digits, tmp_path_factory.mktemp("trained"), **EVERYTHING)
-    TRAINING_KEYS.update(keys)
-    return out
+    return run_training(few_digits, tmp_path_factory.mktemp("trained"), **EVERYTHING)
 
 
 @pytest.fixture
@@ -63,17 +63,6 @@ def graph():
     """Networks and optimizers are compiled, as in a training."""
     with running("GRAPH_MODE"):
         yield
-
-
-@contextlib.contextmanager
-def running(mode: str) -> Iterator[None]:
-    """Inside, cells run in this mode of the framework; the programs leave the graph mode behind."""
-    import mindspore as ms
-
-    before = ms.get_context("mode")
-    ms.set_context(mode=getattr(ms, mode))
-    yield
-    ms.set_context(mode=before)
 
 
 def small_run(data: Path, out: Path, **changes) -> list[str]:
@@ -97,15 +86,15 @@ def small_run(data: Path, out: Path, **changes) -> list[str]:
         "run_dir": out / "run",
         **changes,
     }
-    return [token for key, value in options.items() for token in (f"--{key}", str(value))]
+    return command_line(options)
 
 
 def run_training(data: Path, out: Path, **changes) -> Path:
     """Train in this process; returns the folder of the results."""
     import train
+    from classifier.wiring import call
 
-    gc.collect()  # what is left of an earlier network, removed while the new one trains, has it compiled a second time
-    assert train.main(small_run(data, out, **changes)) == 0
+    assert call(train, *small_run(data, out, **changes)) == 0
     return out
 
 
@@ -115,15 +104,12 @@ def states(out: Path) -> list[Path]:
     return sorted(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.stem)])
 
 
-def contents(path: Path) -> dict:
-    """Name to array of everything in a checkpoint but its metadata."""
-    from src.model_utils import checkpoint
-
-    return {name: value.asnumpy() for name, value in checkpoint.load(path)[0].items()}
-
-
-def same(one: dict, other: dict) -> bool:
-    """Whether both hold the same bits under the same names."""
-    import numpy as np
-
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+def by_our_names(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """timm's state dictionary by the names that its parameters have here."""
+    leaves = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    weights = {}
+    for name, value in state.items():
+        stem, leaf = name.rsplit(".", 1)
+        if leaf != "num_batches_tracked":
+            weights[f"{stem}.{leaves[leaf] if stem[-3:-1] == 'bn' else leaf}"] = value
+    return weights

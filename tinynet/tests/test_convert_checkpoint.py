@@ -8,13 +8,15 @@ import json
 
 import convert_checkpoint
 import eval as evaluation
-import infer
-import oracle
-from conftest import same
+from classifier import oracle
+from classifier.conversion import convert, refused
+from classifier.fixtures import same
+from classifier.network import load
+from classifier.wiring import measures
+from conftest import EXPECTED, SIDES, by_our_names, running
 from src.model_utils import checkpoint
-from src.model_utils.errors import DataError, UsageError
-from src.model_utils.inference import load_network
-from src.recipe import MODEL, read_config
+from src.model_utils.errors import UsageError
+from src.recipe import read_config
 
 import mindspore as ms
 import numpy as np
@@ -24,37 +26,12 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-SIDES = dict(zip(oracle.MODELS, (192, 188, 184, 152, 106)))
 # What an optimizer and a training of the framework leave in a checkpoint beside the weights.
 LEFTOVERS = {
     "moments.conv_stem.weight": (32, 3, 3, 3), "mean_square.blocks.layer.0.0.conv_dw.weight": (32, 1, 3, 3),
     "moment.blocks.layer.0.0.conv_dw.weight": (32, 1, 3, 3), "mean_grad.bn1.gamma": (32,), "learning_rate": (5,),
     "global_step": (1,), "momentum": (), "epoch_num": (1,), "step_num": (1,),
 }  # fmt: skip
-
-
-def convert(source, *options):
-    target = source.parent / "converted.ckpt"
-    convert_checkpoint.main(["--input", str(source), "--output", str(target), *map(str, options)])
-    parameters, about = checkpoint.load(target)
-    target.unlink()
-    return {name: value.asnumpy() for name, value in parameters.items()}, about
-
-
-def refused(source, *options, error=DataError) -> str:
-    """The message with which a file is refused; no file is written."""
-    before = sorted(source.parent.iterdir())
-    with pytest.raises(error) as caught:
-        convert(source, *options)
-    assert sorted(source.parent.iterdir()) == before
-    message = str(caught.value)
-    assert "\n" not in message and (source.name in message or error is UsageError)
-    return message
-
-
-def write(path, data: bytes):
-    path.write_bytes(data)
-    return path
 
 
 def body(weights: dict) -> dict:
@@ -64,7 +41,7 @@ def body(weights: dict) -> dict:
 @pytest.fixture(scope="module")
 def state():
     """timm's state dictionary of the smallest model."""
-    return oracle.timm_state("tinynet_e")
+    return oracle.timm_state(EXPECTED["tinynet_e"])
 
 
 @pytest.fixture
@@ -81,14 +58,10 @@ def safetensors(state, tmp_path):
 
 def save_zoo(path, state: dict, prefix: str = ""):
     """A checkpoint of the older model zoo, with what its training left there."""
-    names = {name: prefix + name.replace("blocks.", "blocks.layer.") for name in oracle.by_our_names(state)}
-    rows = [{"name": names[name], "data": ms.Tensor(value)} for name, value in oracle.by_our_names(state).items()]
-    rows += [{"name": name, "data": ms.Tensor(np.ones(shape, np.float32))} for name, shape in LEFTOVERS.items()]
-    ms.save_checkpoint(rows, str(path))
+    weights = {prefix + name.replace("blocks.", "blocks.layer."): value for name, value in by_our_names(state).items()}
+    weights.update({name: np.ones(shape, np.float32) for name, shape in LEFTOVERS.items()})
+    ms.save_checkpoint([{"name": name, "data": ms.Tensor(value)} for name, value in weights.items()], str(path))
     return path
-
-
-# ---- What is read ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["timm.pth", "timm.pt"])
@@ -99,15 +72,15 @@ def test_pth(state, tmp_path, name):
     wrapped = {"state_dict": {f"module.{key}": value for key, value in plain.items()}, "epoch": 3}
     torch.save(plain if name == "timm.pt" else wrapped, tmp_path / name)
     weights, about = convert(tmp_path / name)
-    assert same(weights, oracle.by_our_names(state)) and about["network"]["model"] == "tinynet_e"
+    assert same(weights, by_our_names(state)) and about["network"]["model"] == "tinynet_e"
 
 
 @pytest.mark.parametrize("model, prefix", [("tinynet_d", ""), ("tinynet_e", "network.")])
 def test_checkpoint_of_the_older_zoo(tmp_path, model, prefix):
     """Other names of the blocks; what the optimizer left there is skipped."""
-    state = oracle.timm_state(model)
+    state = oracle.timm_state(EXPECTED[model])
     weights, about = convert(save_zoo(tmp_path / "last.ckpt", state, prefix))
-    assert same(weights, oracle.by_our_names(state))
+    assert same(weights, by_our_names(state))
     assert about["network"]["model"] == model and about["input"]["height"] == SIDES[model]
 
 
@@ -116,15 +89,11 @@ def test_new_head(state, safetensors):
     source = safetensors()
     weights, about = convert(source, "--num_classes", 10)
     assert about["network"]["num_classes"] == 10 and weights["classifier.weight"].shape == (10, 1280)
-    assert np.unique(weights["classifier.weight"]).size > 5000 and same(body(weights), body(oracle.by_our_names(state)))
-    ms.set_seed(99)
-    assert same(convert(source, "--num_classes", 10)[0], weights), "the head does not follow from a fixed seed"
+    assert np.unique(weights["classifier.weight"]).size > 5000 and same(body(weights), body(by_our_names(state)))
     safetensors({"classifier.weight": None, "classifier.bias": None})
     assert "--num_classes N" in refused(source)
-    assert same(convert(source, "--num_classes", 10)[0], weights)
-
-
-# ---- What is refused -------------------------------------------------------------------------------------------------
+    ms.set_seed(99)
+    assert same(convert(source, "--num_classes", 10)[0], weights), "the head does not follow from a fixed seed"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +113,7 @@ def test_faults_of_a_state_dictionary(safetensors, changes, message):
 def test_weights_of_other_networks(tmp_path):
     """EfficientNet-B0 has the names and shapes of tinynet_a, but three blocks fewer."""
     path = tmp_path / "other.safetensors"
-    efficientnet = oracle.timm_state("tinynet_a")
+    efficientnet = oracle.timm_state(EXPECTED["tinynet_a"])
     for block in ("blocks.3.3.", "blocks.4.3.", "blocks.5.4."):
         efficientnet = {name: value for name, value in efficientnet.items() if not name.startswith(block)}
     save_file(efficientnet, path)
@@ -158,11 +127,8 @@ def test_other_checkpoints(state, tmp_path):
     source = tmp_path / "x.ckpt"
     save_zoo(source, {name: value for name, value in state.items() if not name.startswith("blocks.4.1.")})
     assert "blocks.4.1.conv_pw.weight is missing" in refused(source)
-    checkpoint.save(source, oracle.by_our_names(state), {"network": {"name": "tinynet"}})
+    checkpoint.save(source, by_our_names(state), {"network": {"name": "tinynet"}})
     assert "checkpoint of this project already" in refused(source)
-
-
-# ---- What is done with it --------------------------------------------------------------------------------------------
 
 
 def pillow_input(path) -> np.ndarray:
@@ -176,35 +142,24 @@ def pillow_input(path) -> np.ndarray:
 
 
 def test_programs_obey_the_checkpoint(safetensors, few_digits, tmp_path, capsys):
-    """eval.py and infer.py build the network and its input from the checkpoint, whatever the recipe's defaults are."""
+    """They build the network and its input from the checkpoint, whatever the recipe's defaults are."""
     (tmp_path / "names.yaml").write_text(yaml.safe_dump([str(digit) for digit in range(10)]))
     path = tmp_path / "e.ckpt"
     convert_checkpoint.main(["--input", str(safetensors()), "--output", str(path), "--num_classes", "10",
                              "--class_names", str(tmp_path / "names.yaml")])  # fmt: skip
-    network, about = load_network(MODEL, path, read_config([], ""))
+    about = checkpoint.load(path)[1]
     assert about["network"]["model"] == "tinynet_e" != read_config([], "").model
     files = sorted((few_digits / "val").rglob("*.jpg"))
-    labels = np.array([int(file.parent.name) for file in files])
-    logits = network(ms.Tensor(np.stack([pillow_input(file) for file in files]))).asnumpy().astype(np.float64)
-    scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    own = scores[np.arange(len(files)), labels]
-    loss = -(0.9 * own + 0.1 / 9 * (scores.sum(1) - own)).mean()
+    with running("PYNATIVE_MODE"):
+        logits = load(path)(ms.Tensor(np.stack([pillow_input(file) for file in files]))).asnumpy()
+    loss, top_1, _ = measures(logits, np.array([int(file.parent.name) for file in files]), 0.1)
     capsys.readouterr()
     options = ["--ckpt", str(path), "--device_target", "CPU", "--run_dir", str(tmp_path / "run")]
     evaluation.main([*options, "--data_path", str(few_digits)])
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1].replace("'", '"'))
     assert found["Validation-Loss"] == pytest.approx(loss, rel=1e-4)
-    assert found["Top1-Acc"] == pytest.approx((logits.argmax(1) == labels).mean(), abs=1e-9)
-    for option in (["--model", "tinynet_c"], ["--image_height", "184"], ["--crop_ratio", "1"],
-                   ["--interpolation", "bilinear"], ["--std", "1,1,1"], ["--bn_tf"], ["--num_classes", "1000"]):  # fmt: skip
-        with pytest.raises(UsageError, match=f"{option[0][:4]}.* contradicts"):
-            evaluation.main([*options, "--data_path", str(few_digits), *option])
-    infer.main(["--model_file", str(path), "--input", str(few_digits / "val"), "--output_dir", str(tmp_path / "out"),
-                "--device_target", "CPU"])  # fmt: skip
-    predictions = json.loads((tmp_path / "out/predictions.json").read_text())
-    assert predictions["input"] == about["input"]
-    results = sorted((tmp_path / "out/result_Files").iterdir())
-    assert len(results) == len(files) == 40
-    written = {name.stem: np.fromfile(name, "<f4") for name in results}
-    for file, row in zip(files, logits):
-        np.testing.assert_allclose(written[file.stem], row, atol=2e-4 * np.abs(logits).max())
+    assert found["Top1-Acc"] == pytest.approx(top_1, abs=1e-9)
+    for option in ("--model tinynet_c", "--image_height 184", "--crop_ratio 1", "--interpolation bilinear",
+                   "--std 1,1,1", "--bn_tf", "--num_classes 1000"):  # fmt: skip
+        with pytest.raises(UsageError, match=f"{option[:4]}.* contradicts"):
+            evaluation.main([*options, "--data_path", str(few_digits), *option.split()])

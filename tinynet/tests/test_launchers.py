@@ -1,7 +1,6 @@
 """The launchers of scripts/: each passes the documented program, flags and paths, and refuses wrong arguments.
 
-The documents call them with sh, so what matters is run by dash, by bash, and by a bash that is called sh. What all
-launchers share is tested in tests/ of the repository, which lends its bench; inference in its test_cpp_infer.py.
+The documents call them with sh, so what matters is run by dash, by bash, and by a bash that is called sh.
 """
 
 from __future__ import annotations
@@ -9,20 +8,17 @@ from __future__ import annotations
 import re
 import shutil
 import signal
-import sys
 from pathlib import Path
 
-import pytest
+import launcher_bench as lent
+from conftest import FOLDER
 
-FOLDER = Path(__file__).resolve().parents[1]
-sys.path.append(str(FOLDER.parent / "tests"))  # last: it has files of the same names
-lent = pytest.importorskip("launcher_bench", reason="the bench of the launchers is in the repository")
+import pytest
 
 TRAIN, DISTRIBUTED, EVAL = "train_1p_gpu.sh", "train_distributed_gpu.sh", "eval.sh"
 LAUNCHERS = [TRAIN, DISTRIBUTED, EVAL]
 BY = {TRAIN: "python", DISTRIBUTED: "msrun", EVAL: "python"}
 N = {TRAIN: [], DISTRIBUTED: ["-n", "2"], EVAL: []}
-GPU = "--GPU --dataset_sink"
 
 
 @pytest.fixture
@@ -52,7 +48,7 @@ def run_folder(script: str, place: Path) -> Path:
     return folder
 
 
-def expected(bench, script: str, run_dir: Path, flags: str = GPU) -> list[str]:
+def expected(bench, script: str, run_dir: Path, flags: str = "--GPU --dataset_sink") -> list[str]:
     """The documented command: DATA_PATH and CKPT from the environment, the rest left to the defaults."""
     data, ckpt = "--data_path='{caller}/image net' --model=tinynet_c", "--ckpt='{caller}/best weights.ckpt'"
     if script == EVAL:
@@ -110,24 +106,18 @@ def test_variables(bench, script):
     assert (run_folder(script, bench.caller) / ("tinynet_a_eval.log" if script == EVAL else "tinynet_a.log")).exists()
 
 
-@pytest.mark.parametrize(
-    "script, arguments",
-    [
-        (TRAIN, "-b 32 --ckpt=./o.ckpt --model=tinynet_e --lr=-1 --epochs=07 --data_path=./other --note 'two words'"),
-        (
-            DISTRIBUTED,
-            "-b 32 --data-path other -n 03 --model tinynet_e --ckpt o.ckpt --lr=-1 --epochs 7 --note 'two words'",
-        ),
-        (
-            EVAL,
-            "--model x --data-path '{caller}/other' -b 32 --lr=-1 --model=tinynet_e --ckpt=o.ckpt --note 'two words'",
-        ),
-    ],
-)
-def test_options_win_over_variables(bench, script, arguments):
-    """Both forms; the last one counts; options for the program around them keep their order and come last."""
+OPTIONS = {  # both forms; the last one counts
+    TRAIN: "-b 32 --ckpt=./o.ckpt --model=tinynet_e --lr=-1 --epochs=07 --data_path=./other --note 'two words'",
+    DISTRIBUTED: "-b 32 --data-path other -n 03 --model tinynet_e --ckpt o.ckpt --lr=-1 --epochs 7 --note 'two words'",
+    EVAL: "--model x --data-path '{caller}/other' -b 32 --lr=-1 --model=tinynet_e --ckpt=o.ckpt --note 'two words'",
+}
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
+def test_options_win_over_variables(bench, script):
+    """Options for the program around them keep their order and come last."""
     variables = {"MODEL": "tinynet_z", "EPOCHS": "x", "CKPT": "no", "DATA_PATH": "no"}
-    job = bench.job(script, *bench.words(arguments), by=BY[script], **variables)
+    job = bench.job(script, *bench.words(OPTIONS[script]), by=BY[script], **variables)
     end = job["argv"].index("--run_dir")
     known = {"--model=tinynet_e", f"--ckpt={bench.caller}/o.ckpt", f"--data_path={bench.caller}/other"}
     assert known < set(job["argv"][:end]) and ("--epochs=7" in job["argv"]) == (script != EVAL)
@@ -161,42 +151,42 @@ def test_signal_reaches_the_job(shell_bench):
     assert launcher.returncode == 143 and shell_bench.signals(job) == ["SIGTERM"]
 
 
-@pytest.mark.parametrize(
-    "call, environment, message",
-    [
-        *[
-            (script, {"DATA_PATH": ""}, "no data: set the environment variable DATA_PATH or give --data_path DIR")
-            for script in LAUNCHERS
-        ],
-        (TRAIN, {"DATA_PATH": "no"}, "DATA_PATH={caller}/no is not a directory"),
-        (f"{TRAIN} --data_path o.ckpt", {}, "--data_path={caller}/o.ckpt is not a directory"),
-        (f"{TRAIN} --data_path=.", {}, "--data_path={caller}/. has no folder train"),
-        (f"{DISTRIBUTED} -n 1 --data_path other/..", {}, "--data_path={caller}/other/.. has no folder train"),
-        (f"{EVAL} --data_path=.", {}, "--data_path={caller}/. has no folder val"),
-        (f"{TRAIN} --data_path=", {}, "--data_path needs a value"),
-        (f"{TRAIN} --data_path --model tinynet_a", {}, "--data_path needs a value"),
-        (f"{TRAIN} --data_path", {}, "--data_path needs a value"),
-        (EVAL, {"CKPT": "no.ckpt"}, "CKPT={caller}/no.ckpt is not a file"),
-        (f"{TRAIN} --ckpt other", {}, "--ckpt={caller}/other is not a file"),
-        (TRAIN, {"MODEL": "tinynet_z"}, "MODEL=tinynet_z is not one of: tinynet_a tinynet_b "),
-        (f"{EVAL} --model tinynet", {}, "--model=tinynet is not one of: tinynet_a "),
-        (f"{TRAIN} stray", {}, "unexpected argument stray"),
-        (f"{EVAL} --model tinynet_a stray", {}, "unexpected argument stray"),
-        (f"{TRAIN} --lr 0.1 -n8", {}, "unexpected argument -n8"),
-        (f"{DISTRIBUTED} -n=8", {}, "unexpected argument -n=8"),
-        (f"{TRAIN} -n 2", {}, "unexpected argument -n"),
-        (DISTRIBUTED, {}, "the number of GPUs is missing: -n N\nUsage: "),
-        (f"{DISTRIBUTED} -n", {}, "-n needs a value"),
-        (f"{DISTRIBUTED} -n 0", {}, "-n=0 is not an integer of 1 or more"),
-        (TRAIN, {"DEVICE_ID": "start"}, "DEVICE_ID=start is not an integer"),
-        (EVAL, {"DEVICE_ID": "start"}, "DEVICE_ID=start is not an integer"),
-        (EVAL, {"CKPT": ""}, "no checkpoint: set the environment variable CKPT or give --ckpt FILE"),
-        (TRAIN, {"EPOCHS": "0"}, "EPOCHS=0 is not an integer of 1 or more"),
-        (f"{DISTRIBUTED} -n 1 --epochs 1.5", {}, "--epochs=1.5 is not an integer of 1 or more"),
-    ],
-)
-def test_invalid_call(bench, call, environment, message):
-    assert bench.refuse(*call.split(), **environment).startswith(f"error: {message}")
+NO_DATA = "no data: set the environment variable DATA_PATH or give --data_path DIR"
+INVALID = [  # call with variables before it, message
+    *[(f"DATA_PATH= {script}", NO_DATA) for script in LAUNCHERS],
+    (f"DATA_PATH=no {TRAIN}", "DATA_PATH={caller}/no is not a directory"),
+    (f"{TRAIN} --data_path o.ckpt", "--data_path={caller}/o.ckpt is not a directory"),
+    (f"{TRAIN} --data_path=.", "--data_path={caller}/. has no folder train"),
+    (f"{DISTRIBUTED} -n 1 --data_path other/..", "--data_path={caller}/other/.. has no folder train"),
+    (f"{EVAL} --data_path=.", "--data_path={caller}/. has no folder val"),
+    (f"{TRAIN} --data_path=", "--data_path needs a value"),
+    (f"{TRAIN} --data_path --model tinynet_a", "--data_path needs a value"),
+    (f"{TRAIN} --data_path", "--data_path needs a value"),
+    (f"CKPT=no.ckpt {EVAL}", "CKPT={caller}/no.ckpt is not a file"),
+    (f"{TRAIN} --ckpt other", "--ckpt={caller}/other is not a file"),
+    (f"CKPT= {EVAL}", "no checkpoint: set the environment variable CKPT or give --ckpt FILE"),
+    (f"MODEL=tinynet_z {TRAIN}", "MODEL=tinynet_z is not one of: tinynet_a tinynet_b "),
+    (f"{EVAL} --model tinynet", "--model=tinynet is not one of: tinynet_a "),
+    (f"{TRAIN} stray", "unexpected argument stray"),
+    (f"{EVAL} --model tinynet_a stray", "unexpected argument stray"),
+    (f"{TRAIN} --lr 0.1 -n8", "unexpected argument -n8"),
+    (f"{DISTRIBUTED} -n=8", "unexpected argument -n=8"),
+    (f"{TRAIN} -n 2", "unexpected argument -n"),
+    (DISTRIBUTED, "the number of GPUs is missing: -n N\nUsage: "),
+    (f"{DISTRIBUTED} -n", "-n needs a value"),
+    (f"{DISTRIBUTED} -n 0", "-n=0 is not an integer of 1 or more"),
+    (f"DEVICE_ID=start {TRAIN}", "DEVICE_ID=start is not an integer"),
+    (f"DEVICE_ID=start {EVAL}", "DEVICE_ID=start is not an integer"),
+    (f"EPOCHS=0 {TRAIN}", "EPOCHS=0 is not an integer of 1 or more"),
+    (f"{DISTRIBUTED} -n 1 --epochs 1.5", "--epochs=1.5 is not an integer of 1 or more"),
+]
+
+
+def test_invalid_calls(bench):
+    for call, message in INVALID:
+        variables, script, arguments = re.fullmatch(r"((?:\w+=\S* )*)(\S+) ?(.*)", call).groups()
+        environment = dict(word.split("=") for word in variables.split())
+        assert bench.refuse(script, *arguments.split(), **environment).startswith(f"error: {message}"), call
 
 
 @pytest.mark.parametrize("script, folder", [(TRAIN, "device_0"), (DISTRIBUTED, "device_parallel")])

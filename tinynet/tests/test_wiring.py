@@ -11,19 +11,21 @@ import re
 import shutil
 import types
 
-import convert_checkpoint  # noqa: F401  (like the other programs it reads no command line while it is imported)
 import create_label_list
+import eval as evaluation
 import export
 import infer
 import mindspore_hub_conf
 import postprocess
 import train
-from conftest import EPOCHS, EVERYTHING, STEPS, contents, run_training, running, same, states
+from classifier.fixtures import contents, same
+from classifier.wiring import KEYS, call, measures, read_inputs
+from conftest import EPOCHS, EVERYTHING, STAGE_BLOCKS, STEPS, run_training, running, states
+from recorded_keys import listed_options, recorded_keys
 from src.model_utils import checkpoint, inference
-from src.model_utils.classification.infer import read_picture
-from src.model_utils.classification.transforms import eval_transforms
+from src.model_utils.config import Config
 from src.model_utils.device_adapter import Device
-from src.recipe import MODEL
+from src.recipe import MODEL, read_config
 
 import mindspore as ms
 import numpy as np
@@ -31,6 +33,7 @@ import pytest
 
 METRICS = r"\{'Validation-Loss': (\S+), 'Top1-Acc': (\S+), 'Top5-Acc': (\S+)\}"
 TOLERANCE = 2e-4  # of the largest logit; float32
+CPU = ["--device_target", "CPU"]
 
 
 def log_of(out) -> str:
@@ -44,9 +47,6 @@ def metrics(text: str, title: str = "") -> list[list[float]]:
 
 def load(path, use_ema: bool = False):
     return inference.load_network(MODEL, path, MODEL.read_config([], ""), use_ema=use_ema)[0]
-
-
-# ---- Resumption ------------------------------------------------------------------------------------------------------
 
 
 def test_resumed_run_equals_the_uninterrupted_one(few_digits, trained, tmp_path):
@@ -82,35 +82,18 @@ def test_all_parts_of_the_state_move(trained):
 
 @pytest.fixture(scope="module")
 def by_hand(few_digits, trained):
-    """use_ema -> logits (40, 10) float64 of the newest state; and the labels."""
-    files, about = sorted((few_digits / "val").rglob("*.jpg")), checkpoint.load(states(trained)[-1])[1]
-    images = []
-    for file in files:
-        image = read_picture(file)
-        for operator in eval_transforms(about["input"]):
-            image = operator(image)
-        images.append(image)
-    images, networks = ms.Tensor(np.stack(images)), {use_ema: load(states(trained)[-1], use_ema) for use_ema in (0, 1)}
+    """use_ema -> logits (40, 10) of the newest state; and the labels."""
+    files, state = sorted((few_digits / "val").rglob("*.jpg")), states(trained)[-1]
+    images = ms.Tensor(read_inputs(files, checkpoint.load(state)[1]["input"]))
     with running("PYNATIVE_MODE"):
-        logits = {bool(key): network(images).asnumpy().astype(np.float64) for key, network in networks.items()}
+        logits = {use_ema: load(state, use_ema)(images).asnumpy() for use_ema in (False, True)}
     return types.SimpleNamespace(logits=logits, labels=np.array([int(file.parent.name) for file in files]))
 
 
-def measures(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> list[float]:
-    """Mean smoothed cross entropy, top-1 and top-5."""
-    scores = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    targets = np.full(logits.shape, smoothing / 9)
-    targets[np.arange(len(labels)), labels] = 1 - smoothing
-    own = logits[np.arange(len(labels)), labels][:, None]
-    places = (logits > own).sum(1)
-    return [-(targets * scores).sum(1).mean(), (places == 0).mean(), (places < 5).mean()]
-
-
-def evaluated(few_digits, out, path, *options) -> str:
-    """What eval.py logs of a checkpoint, called as train.py --train False; its batches of 16 do not divide 40."""
-    arguments = ["--train", "False", "--ckpt", str(path), "--data_path", str(few_digits), "--smoothing", "0.2",
-                 "--device_target", "CPU", "--run_dir", str(out), "-b", "16", *options]  # fmt: skip
-    assert train.main(arguments) is None
+def evaluated(few_digits, out, path, *options, program=train) -> str:
+    """What eval.py logs of a checkpoint, or train.py --train False; its batches of 16 do not divide 40."""
+    arguments = ["--ckpt", path, "--data_path", few_digits, "--smoothing", "0.2", "--run_dir", out, *CPU, "-b", "16"]
+    assert call(program, *arguments, *options, *(["--train", "False"] if program is train else [])) is None
     return (out / "eval.log").read_text()
 
 
@@ -118,23 +101,19 @@ def test_evaluation_of_a_state_equals_a_hand_count(few_digits, trained, by_hand,
     """Of the raw and of the averaged weights, which differ; the training has said the same of both."""
     text = evaluated(few_digits, tmp_path, trained / "checkpoints/last.ckpt")
     for title, use_ema in (("Model Accuracy: ", False), ("EMA-Model Accuracy: ", True)):
-        expected = measures(by_hand.logits[use_ema], by_hand.labels, 0.2)
-        assert metrics(text, title) == [pytest.approx(expected, rel=1e-5)]
-        assert metrics(log_of(trained), title)[-1] == pytest.approx(expected, rel=1e-5)
+        expected = pytest.approx(measures(by_hand.logits[use_ema], by_hand.labels, 0.2), rel=1e-5)
+        assert [tuple(row) for row in metrics(text, title)] == [expected]
+        assert tuple(metrics(log_of(trained), title)[-1]) == expected
     assert np.abs(by_hand.logits[True] - by_hand.logits[False]).max() > 0.01
 
 
 def test_evaluation_of_averaged_weights(few_digits, trained, by_hand, tmp_path):
     """One documented line without a title; the loss without smoothing where the recipe says so."""
     path = trained / "checkpoints/ema_last.ckpt"
-    text = evaluated(few_digits, tmp_path, path, "--use_label_smooth", "False")
-    assert metrics(text) == [pytest.approx(measures(by_hand.logits[True], by_hand.labels, 0.0), rel=1e-5)]
+    text = evaluated(few_digits, tmp_path, path, "--use_label_smooth", "False", program=evaluation)
+    (row,) = metrics(text)
+    assert tuple(row) == pytest.approx(measures(by_hand.logits[True], by_hand.labels, 0.0), rel=1e-5)
     assert "Accuracy" not in text
-
-
-def test_dry_run_of_an_evaluation_measures_nothing(few_digits, trained, tmp_path):
-    text = evaluated(few_digits, tmp_path, trained / "checkpoints/last.ckpt", "--dry_run", "--use_ema")
-    assert "dry run" in text and "Acc" not in text
 
 
 # ---- Export and inference --------------------------------------------------------------------------------------------
@@ -144,9 +123,9 @@ def test_dry_run_of_an_evaluation_measures_nothing(few_digits, trained, tmp_path
 def exported(trained, tmp_path_factory):
     """The raw weights as ONNX with its batch norms, the averaged ones as MINDIR without; batches of 3 and of 2."""
     folder = tmp_path_factory.mktemp("exported")
-    options = ["--device_target", "CPU", "--ckpt", str(trained / "checkpoints/last.ckpt"), "--file_name"]
-    export.main([*options, str(folder / "raw"), "--file_format", "ONNX", "--export_batch_size", "3"])
-    export.main([*options, str(folder / "averaged"), "--export_batch_size", "2", "--fold_bn", "--use_ema"])
+    options = [*CPU, "--ckpt", trained / "checkpoints/last.ckpt", "--file_name"]
+    call(export, *options, folder / "raw", "--file_format", "ONNX", "--export_batch_size", "3")
+    call(export, *options, folder / "averaged", "--export_batch_size", "2", "--fold_bn", "--use_ema")
     return folder
 
 
@@ -157,10 +136,9 @@ def test_exported_model_equals_the_network(exported, trained, eager, name, use_e
     assert fixed == batch_size and about["class_names"] == [str(digit) for digit in range(10)]
     images = np.random.RandomState(11).standard_normal((batch_size, 3, 32, 32)).astype(np.float32)
     (found,) = model(images)
-    expected = load(states(trained)[-1], use_ema)(ms.Tensor(images)).asnumpy()
+    expected, other = (load(states(trained)[-1], ema)(ms.Tensor(images)).asnumpy() for ema in (use_ema, not use_ema))
     assert found.shape == expected.shape == (batch_size, 10) and found.dtype == np.float32
     assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
-    other = load(states(trained)[-1], not use_ema)(ms.Tensor(images)).asnumpy()
     assert np.abs(found - other).max() > 10 * TOLERANCE * np.abs(expected).max()
 
 
@@ -169,17 +147,16 @@ def test_inference_and_its_accuracy(exported, trained, few_digits, by_hand, tmp_
     """The result files hold the logits; postprocess.py counts as by hand."""
     path = (trained / "checkpoints" if name == "last.ckpt" else exported) / name
     folder, results = few_digits / "val", tmp_path / "out/result_Files"
-    infer.main(["--model_file", str(path), "--input", str(folder), "--output_dir", str(tmp_path / "out"),
-                "--device_target", "CPU"])  # fmt: skip
+    call(infer, "--model_file", path, "--input", folder, "--output_dir", tmp_path / "out", *CPU)
     logits = by_hand.logits[use_ema]
     predictions = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
     assert [row["top"][0]["class_index"] for row in predictions] == logits.argmax(1).tolist()
     written = [np.fromfile(results / f"{file.stem}.bin", "<f4") for file in sorted(folder.rglob("*.jpg"))]
     np.testing.assert_allclose(written, logits, atol=TOLERANCE * np.abs(logits).max())
-    label_file = str(tmp_path / "label.txt")
-    create_label_list.main(["--input", str(folder), "--label_file", label_file, "--model_file", str(path)])
+    label_file = tmp_path / "label.txt"
+    call(create_label_list, "--input", folder, "--label_file", label_file, "--model_file", path)
     capsys.readouterr()
-    postprocess.main(["--result_path", str(results), "--label_file", label_file])
+    call(postprocess, "--result_path", results, "--label_file", label_file)
     _, top_1, top_5 = measures(logits, by_hand.labels, 0.0)
     assert f"total=40, top1_correct={round(40 * top_1)}, top5_correct={round(40 * top_5)}" in capsys.readouterr().out
 
@@ -205,11 +182,11 @@ def dry_run(few_digits, out, **changes) -> str:
 def test_start_from_weights(few_digits, trained, tmp_path):
     """--ckpt gives them; another number of classes leaves everything but the classifier; parts may be frozen."""
     source = trained / "checkpoints/ema_best.ckpt"
-    count, said = len(contents(source)), f"weights of {source}: {{}} loaded, 0 missing, 0 unexpected, {{}} wrong_shape"
-    assert said.format(count, 0) in dry_run(few_digits, tmp_path, ckpt=source)
+    count, said = len(contents(source)), f"weights of {source}: {{}} loaded, 0 missing, 0 unexpected, 0 wrong_shape{{}}"
+    assert said.format(count, "") in dry_run(few_digits, tmp_path, ckpt=source)
     changes = {"num_classes": 12, "reset_head": True, "freeze": "conv_stem.*,bn1.*,blocks.0.*"}
     text = dry_run(few_digits, tmp_path, ckpt=source, **changes)
-    assert said.format(count - 2, 2) in text
+    assert said.format(count - 2, ", 2 reset") in text
     assert re.search(r"frozen: \d+ of \d+ trainable parameters; 3 of \d+ batch norms keep", text)
 
 
@@ -222,3 +199,48 @@ def test_each_rank_and_seed_has_masks_of_its_own(few_digits, tmp_path, monkeypat
         monkeypatch.setattr("src.model_utils.device_adapter.init", lambda *_, device=device: device)
         dry_run(few_digits, tmp_path, seed=seed, drop=0.1, drop_connect=0.3)
     assert [rates for *rates, _ in seen] == [[0.1, 0.3]] * 4 and len({seed for *_, seed in seen}) == 4
+
+
+# ---- The help --------------------------------------------------------------------------------------------------------
+
+# Program -> some of the keys that it reads, and some that it must not list.
+HELP = {
+    train: (
+        "drop cutmix_prob decay_rate resume per_print_times warmup_lr ckpt seed freeze",
+        "file_format fold_bn top_k result_path",
+    ),
+    evaluation: (
+        "smoothing use_label_smooth batch_size crop_ratio bn_eps distributed",
+        "lr momentum drop epochs fold_bn model_file result_path",
+    ),
+    export: (
+        "file_format fold_bn export_batch_size use_ema stage_blocks",
+        "lr batch_size model_file result_path data_path",
+    ),
+    infer: ("top_k input output_dir model_file jit_level", "lr momentum fold_bn result_path ckpt"),
+    create_label_list: ("input", "lr"),
+    postprocess: ("result_path", "lr"),
+}
+
+
+def test_help_lists_what_a_program_reads(few_digits, trained, exported, tmp_path):
+    """Also for weights without a description: then network and input are those of the recipe."""
+    last, plain = trained / "checkpoints/last.ckpt", tmp_path / "plain.ckpt"
+    checkpoint.save(plain, checkpoint.load(trained / "checkpoints/ema_last.ckpt")[0], {})
+    run_training(few_digits, tmp_path, dry_run=True, ckpt=plain, freeze="conv_stem.*")
+    text = evaluated(few_digits, tmp_path, last, "--dry_run", "--use_ema")
+    assert "dry run" in text and "Acc" not in text
+    options = "--dry_run --model tinynet_e --num_classes 10 --image_height 32 --image_width 32 --stage_blocks"
+    network = [*CPU, *options.split(), STAGE_BLOCKS]
+    for path in (last, plain):
+        call(evaluation, *network, "--data_path", few_digits, "--run_dir", tmp_path, "--ckpt", path)
+        call(export, *network, "--file_name", tmp_path / "m", "--ckpt", path)
+        call(infer, *network, "--input", few_digits / "val/3", "--output_dir", tmp_path / "out", "--model_file", path)
+    with recorded_keys(Config) as of_each_program:
+        read_config([], "")
+    for program, (some, others) in HELP.items():
+        read, listed = KEYS[program.__name__] - of_each_program, listed_options(program.main) - {"config_path", "debug"}
+        assert not read - listed and set(some.split()) <= KEYS[program.__name__], program.__name__
+        assert not listed & set(others.split()), program.__name__
+        if program in (create_label_list, postprocess):
+            assert read == listed, program.__name__

@@ -87,6 +87,7 @@ def backbone_weights(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _images(state: np.random.RandomState, shape) -> np.ndarray:
+    """Half white noise, plus a coarse 4x4 pattern; (N, C, H, W) float32."""
     n, c, height, width = shape
     fine = state.standard_normal((n, c, height, width))
     coarse = state.standard_normal((n, c, 4, 4))
@@ -95,7 +96,6 @@ def _images(state: np.random.RandomState, shape) -> np.ndarray:
 
 
 def model_input(shape, seed: int) -> np.ndarray:
-    """Half white noise, plus a coarse 4x4 pattern; (N, C, H, W) float32."""
     return _images(np.random.RandomState(seed), shape)
 
 

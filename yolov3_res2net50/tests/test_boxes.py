@@ -82,14 +82,9 @@ def test_placement():
 
 
 def network_outputs(random: np.random.RandomState, size: tuple[int, int], classes: int, kind: str) -> list[np.ndarray]:
-    """Decoded maps with a few objects that many cells have found.
+    """Decoded maps with a few objects that many cells have found, for height and width `size` of the input.
 
-    Args:
-        random: numbers.
-        size: height and width of the network's input.
-        classes: number of them.
-        kind: "objects": high scores around some places; "ties": scores of few different values, and equal boxes;
-            "untrained": every score is above 0.001.
+    "objects": high scores around some places; "ties": few different scores, equal boxes; "untrained": all above 0.001.
     """
     maps = []
     height, width = size
@@ -145,11 +140,10 @@ def slow_detections(maps, picture, size, keep_ratio, score_threshold, nms_thresh
             break
     placement, (height, width) = place(picture, size, keep_ratio), picture
     boxes = []
-    for _, _, (x1, y1, x2, y2) in found:
-        xs = [(x - placement.left) / placement.scale_x for x in (x1, x2)]
-        ys = [(y - placement.top) / placement.scale_y for y in (y1, y2)]
-        (x1, x2), (y1, y2) = [min(max(x, 0), width) for x in xs], [min(max(y, 0), height) for y in ys]
-        boxes.append([x1, y1, x2, y2])
+    for _, _, corners in found:
+        xs = [min(max((x - placement.left) / placement.scale_x, 0), width) for x in corners[::2]]
+        ys = [min(max((y - placement.top) / placement.scale_y, 0), height) for y in corners[1::2]]
+        boxes.append([xs[0], ys[0], xs[1], ys[1]])
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     scores = np.array([score for score, _, _ in found], np.float32)
     return boxes, scores, [index for _, index, _ in found], len(candidates)
@@ -180,12 +174,6 @@ def test_detections_equal_the_slow_reference(pieces):
     assert most > 8 * module.FIRST and 10 < full < 40  # several pieces; limits that are reached, and that are not
 
 
-def test_no_detection():
-    maps = [np.full((side, side, 3, 7), 0.02, np.float32) for side in (1, 2, 4)]
-    found = detect(maps, place((50, 50), (32, 32), True), (50, 50), (32, 32), 0.001, 0.5, 100)
-    assert found.boxes.shape == (0, 4) and found.scores.shape == found.classes.shape == (0,)
-
-
 def test_threshold_is_exclusive_and_every_class_counts():
     maps = [np.zeros((side, side, 3, 7), np.float32) for side in (1, 2, 4)]
     maps[2][1, 2, 0] = [0.5, 0.5, 0.25, 0.5, 0.5, 0.5, 0.75]
@@ -194,6 +182,8 @@ def test_threshold_is_exclusive_and_every_class_counts():
     assert found.boxes.tolist() == [[24, 16, 40, 48]]
     found = detect(maps, place((64, 64), (32, 32), True), (64, 64), (32, 32), 0.2, 0.5, 100)
     assert found.scores.tolist() == [0.375, 0.25] and found.classes.tolist() == [1, 0]
+    found = detect(maps, place((64, 64), (32, 32), True), (64, 64), (32, 32), 0.5, 0.5, 100)
+    assert found.boxes.shape == (0, 4) and found.scores.shape == found.classes.shape == (0,)
 
 
 def test_boxes_end_at_the_border_of_the_picture():

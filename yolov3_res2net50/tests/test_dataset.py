@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 from src import dataset as pipeline
@@ -78,12 +79,10 @@ def assert_same(first: list, second: list) -> None:
 def test_classes_and_counts(digits, caplog):
     config = recipe(digits)
     with caplog.at_level(logging.INFO):
-        assert find_classes(config, "train", ONE) == NAMES and find_classes(config, "val", ONE) == NAMES
-        assert (count_images(config, "train"), count_images(config, "val")) == (38, 11)
-        find_classes(config, "train", ONE)
-    assert (
-        caplog.messages.count("2 of 40 training images have no usable box and are left out") <= 1
-    )  # once in a process
+        for _ in range(2):
+            assert find_classes(config, "train", ONE) == NAMES and find_classes(config, "val", ONE) == NAMES
+    assert (count_images(config, "train"), count_images(config, "val")) == (38, 11)
+    assert caplog.messages.count("2 of 40 training images have no usable box and are left out") <= 1  # in a process
 
 
 def test_training_batches(digits):
@@ -119,7 +118,6 @@ def test_the_seed_changes_order_sizes_and_augmentation(digits):
     assert not np.array_equal(one[0][0], two[0][0])
     sizes = [[size_of_step(recipe(digits, seed=seed), step) for step in range(40)] for seed in (1, 2)]
     assert sizes[0] != sizes[1] and set(sizes[0]) == {(64, 64), (96, 96), (128, 128)}
-    batches(recipe(digits, seed=-1))
 
 
 def test_devices_share_the_images_and_the_sizes(digits):
@@ -145,19 +143,14 @@ def test_augmentation_does_not_depend_on_the_number_of_devices(digits):
             np.testing.assert_array_equal(alone[target.tobytes()], image)
 
 
-def test_accumulated_batches_have_one_size(digits):
-    found = batches(recipe(digits, accumulate_steps=3))
-    assert len(found) == 3 and all(image.shape[0] == 12 for image, _ in found)
-
-
 def test_sizes(digits):
     config = recipe(digits, resize_rate=5)
     sizes = [size_of_step(config, step) for step in range(500)]
     assert all(len(set(sizes[start : start + 5])) == 1 for start in range(0, 500, 5)) and len(set(sizes)) == 3
     assert training_sizes(recipe(digits, training_shape="320,416")) == [(320, 416)]
     assert size_of_step(recipe(digits, training_shape="352"), 7) == (352, 352)
-    image, target = batches(recipe(digits, training_shape="64,128"))[0]
-    assert image.shape == (4, 3, 64, 128)
+    found = batches(recipe(digits, training_shape="64,128", accumulate_steps=3, max_box=1))
+    assert [(image.shape, target.shape) for image, target in found] == [((12, 3, 64, 128), (12, 1, 17))] * 3
     assert training_sizes(read_config([], "")) == [(side, side) for side in range(320, 609, 32)]
 
 
@@ -170,9 +163,8 @@ def test_targets_are_those_of_the_boxes(digits):
     expected = set()
     for image in content["images"]:
         rows = [row for row in content["annotations"] if row["image_id"] == image["id"]]
-        corners = np.array([[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in rows)], np.float64).reshape(
-            -1, 4
-        )
+        corners = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
         classes = np.array([row["category_id"] - 1 for row in rows], int)
         options = {"anchors": config.anchor_scales, "num_classes": 10, "max_box": 50, "smoothing": 0.1}
         expected.add(encode(where.to_input(corners), classes, (96, 64), **options).round(3).tobytes())
@@ -194,13 +186,6 @@ def test_resized_pictures_have_the_same_targets(digits, tmp_path, factor):
     for (picture, target), (resized, scaled) in zip(before, after):
         np.testing.assert_allclose(scaled, target, atol=1e-5)
         assert np.abs(picture - resized).mean() < 0.3
-
-
-def test_more_boxes_than_max_box(digits):
-    target = batches(recipe(digits, max_box=1))[0][1]
-    assert target.shape == (4, 1, 17) and (target[:, 0, 0] >= 0).all()
-    with pytest.raises(UsageError, match="max_box=0"):
-        create_dataset(recipe(digits, max_box=0), "train", ONE, NAMES)
 
 
 def test_classes_follow_the_names_that_are_given(digits):
@@ -228,35 +213,23 @@ def test_one_pipeline_for_several_epochs(digits):
     assert_same(*passes)
 
 
-@pytest.mark.parametrize("keep_ratio", [True, False])
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
-def test_evaluation_input(keep_ratio, interpolation):
-    spec = input_spec(recipe(Path(), keep_ratio=keep_ratio, interpolation=interpolation, testing_shape="64,96"))
-    picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-    found = eval_transform(picture, spec)
-    assert found.shape == (3, 64, 96) and found.dtype == np.float32
-    values = np.rint((found.transpose(1, 2, 0) * spec["std"] + spec["mean"]) * 255).astype(np.uint8)
-    width, height, left, top = (51, 64, 22, 0) if keep_ratio else (96, 64, 0, 0)
-    kind = {
-        "nearest": cv2.INTER_NEAREST,
-        "bilinear": cv2.INTER_LINEAR,
-        "bicubic": cv2.INTER_CUBIC,
-        "area": cv2.INTER_AREA,
-    }
-    expected = np.full((64, 96, 3), 128, np.uint8)
-    expected[top : top + height, left : left + width] = cv2.resize(
-        picture, (width, height), interpolation=kind[interpolation]
-    )
-    np.testing.assert_array_equal(values, expected)
+@pytest.mark.parametrize(
+    ("interpolation", "kind"),
+    [("nearest", cv2.INTER_NEAREST), ("bilinear", cv2.INTER_LINEAR), ("bicubic", cv2.INTER_CUBIC), ("area", cv2.INTER_AREA)],
+)  # fmt: skip
+def test_evaluation_input(interpolation, kind):
+    for keep_ratio, (width, height, left) in ((True, (51, 64, 22)), (False, (96, 64, 0))):
+        spec = input_spec(recipe(Path(), keep_ratio=keep_ratio, interpolation=interpolation, testing_shape="64,96"))
+        picture = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+        found = eval_transform(picture, spec)
+        assert found.shape == (3, 64, 96) and found.dtype == np.float32
+        values = np.rint((found.transpose(1, 2, 0) * spec["std"] + spec["mean"]) * 255).astype(np.uint8)
+        expected = np.full((64, 96, 3), 128, np.uint8)
+        expected[:, left : left + width] = cv2.resize(picture, (width, height), interpolation=kind)
+        np.testing.assert_array_equal(values, expected)
 
 
-def test_input_spec_is_plain_data():
-    spec = input_spec(read_config([], ""))
-    assert json.loads(json.dumps(spec)) == spec and (spec["height"], spec["width"]) == (416, 416)
-    assert spec["category_ids"] == [] and spec["keep_ratio"] is True
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 11])
+@pytest.mark.parametrize("ranks", [1, 3, 11])
 def test_evaluation_shows_every_image_once(digits, ranks):
     config = recipe(digits, per_batch_size=4)
     found = [batches(config, "val", Device("CPU", 0, rank, ranks)) for rank in range(ranks)]
@@ -275,26 +248,23 @@ def test_evaluation_shows_every_image_once(digits, ranks):
 
 def test_evaluation_keeps_images_without_boxes(tmp_path):
     """Of different sizes and kinds: the size that is handed out is that of the rotated picture."""
-    (tmp_path / "val").mkdir()
-    (tmp_path / "annotations").mkdir()
+    for folder in ("train", "val", "annotations"):
+        (tmp_path / folder).mkdir()
     grey = np.arange(30 * 50, dtype=np.uint8).reshape(30, 50)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(grey).save(tmp_path / "val/ä b.jpg", exif=exif)
-    Image.fromarray(grey).convert("CMYK").save(tmp_path / "val/c.jpg")
-    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "val/d.png")
-    images = [{"id": "x", "file_name": "ä b.jpg", "width": 30, "height": 50}, {"id": 2, "file_name": "c.jpg"},
-              {"id": 1, "file_name": "d.png", "width": 50, "height": 30}]  # fmt: skip
-    rows = [{"id": 1, "image_id": 2, "category_id": 7, "bbox": [1, 1, 5, 5], "iscrowd": 1}]
-    content = {"images": images, "annotations": rows, "categories": [{"id": 7, "name": "a"}]}
-    (tmp_path / "annotations/instances_val.json").write_text(json.dumps(content))
+    for split in ("train", "val"):
+        Image.fromarray(grey).save(tmp_path / split / "ä b.jpg", exif=exif)
+        Image.fromarray(grey.astype(np.uint16)).save(tmp_path / split / "d.png")
+        images = [{"id": "x", "file_name": "ä b.jpg", "width": 30, "height": 50}, {"id": 1, "file_name": "d.png"}]
+        rows = [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 1, 5, 5], "iscrowd": 1}]
+        content = {"images": images, "annotations": rows, "categories": [{"id": 7, "name": "a"}]}
+        (tmp_path / f"annotations/instances_{split}.json").write_text(json.dumps(content))
     config = recipe(tmp_path, test_img_shape=[64, 64])
-    assert find_classes(config, "val", ONE) == ["a"] and count_images(config, "val") == 3
+    assert find_classes(config, "val", ONE) == ["a"] and count_images(config, "val") == 2
     image, index, size = batches(config, "val")[0]
-    assert index.tolist() == [0, 1, 2] and size.tolist() == [[30, 50], [30, 50], [50, 30]]
-    (tmp_path / "val").rename(tmp_path / "train")
-    (tmp_path / "annotations/instances_val.json").rename(tmp_path / "annotations/instances_train.json")
-    with pytest.raises(DataError, match="none of the 3 training images has a box"):
+    assert index.tolist() == [0, 1] and size.tolist() == [[30, 50], [50, 30]]
+    with pytest.raises(DataError, match="none of the 2 training images has a box"):
         find_classes(config, "train", ONE)
 
 
@@ -315,46 +285,12 @@ def test_a_damaged_image_is_named(digits, tmp_path):
                 find_classes(config, split, ONE)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"training_shape": "100"}, "training_shape=100: .*multiples of 32"),
-        ({"training_shape": "0"}, "training_shape=0"),
-        ({"training_shape": "320,416,64"}, "training_shape=320,416,64"),
-        ({"training_shape": "big"}, "training_shape=big"),
-        ({"training_shape": "-32"}, "training_shape=-32"),
-        ({"multi_scale": [64, 100]}, r"multi_scale=\[64, 100\]"),
-        ({"multi_scale": []}, r"multi_scale=\[\]"),
-        ({"multi_scale": [16]}, r"multi_scale=\[16\]"),
-        ({"mosaic": 1.5}, "mosaic=1.5"),
-        ({"mean": [0.5, 0.5]}, r"mean=\[0.5, 0.5\]"),
-        ({"std": [1, 1, 0]}, "std above 0"),
-        ({"test_img_shape": [416, 410]}, "test_img_shape=416,410"),
-        ({"testing_shape": "33"}, "testing_shape=33"),
-        ({"num_parallel_workers": 0}, "num_parallel_workers=0"),
-        ({"per_batch_size": 0}, "batch_size=0"),
-    ],
-)
-def test_options_that_cannot_be(digits, changes, message):
-    with pytest.raises(UsageError, match=message):
-        create_dataset(recipe(digits, **changes), "train", ONE, NAMES)
-
-
-def test_resize_rate_and_anchors(digits):
-    config = recipe(digits)
-    for rate in (0, -1, 1.5, "often"):
-        with pytest.raises(UsageError, match=f"resize_rate={rate}"):
-            size_of_step(config.replace(resize_rate=rate), 0)
-    assert check_anchors(config).shape == (9, 2) and check_anchors(config)[8].tolist() == [373, 326]
-    good = config.anchor_scales
-    for anchors in (good[:8], [*good[:8], [1]], [*good[:8], [0, 5]], [*good[:8], [1, "a"]], [*good[:8], 5], [1] * 18):
-        with pytest.raises(UsageError, match="anchor_scales=.*nine pairs"):
-            check_anchors(config.replace(anchor_scales=anchors))
+def test_anchors(digits):
+    anchors = check_anchors(recipe(digits))
+    assert anchors.shape == (9, 2) and anchors[8].tolist() == [373, 326]
 
 
 def test_an_abandoned_reading_ends_its_threads(digits):
-    import threading
-
     before = threading.active_count()
     source = pipeline._training_batches(recipe(digits), ONE, pipeline._read(recipe(digits), "train"), NAMES, 2)
     reading = iter(source)

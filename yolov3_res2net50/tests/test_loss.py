@@ -1,4 +1,4 @@
-"""The loss and the decoding against float64: stored values of each scale, a slow reference of all scales together."""
+"""Target rows, and the loss and the decoding against float64: stored values of each scale, a slow reference of all."""
 
 import oracle
 from src.data.targets import FIELDS, encode
@@ -12,6 +12,7 @@ import pytest
 LOSS_TOLERANCE = 1e-5
 EAGER, GRAPH = ms.PYNATIVE_MODE, ms.GRAPH_MODE
 PARTS = [(case["name"], scale) for case in oracle.YOLO["cases"] for scale in case["scales"]]
+IMAGES = [(case["name"], image) for case in oracle.YOLO["cases"] for image in range(case["batch"])]
 WHOLE = [case["name"] for case in oracle.YOLO["cases"] if len(case["scales"]) == 3]
 
 
@@ -42,14 +43,17 @@ def loss_and_gradients(loss, maps, rows, function=None) -> tuple[float, list[np.
     return float(value.asnumpy()), [gradient.asnumpy() for gradient in gradients]
 
 
+def rows_of(boxes, classes=None, size=(416, 416), num_classes: int = 3, **options) -> np.ndarray:
+    boxes = np.reshape(boxes, (-1, 4))
+    classes = np.asarray(np.zeros(len(boxes)) if classes is None else classes, int)
+    return encode(boxes, classes, size, **{"anchors": ANCHORS, "num_classes": num_classes, "max_box": 50, **options})
+
+
 # stored values, one scale at a time
 
 
 def rows_of_scale(targets: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Target rows of one scale from the reference's dense targets (B, h, w, 3, 5 + C), and its boxes (B, n, 4).
-
-    The boxes stand in rows without a cell.
-    """
+    """Target rows of one scale from the reference's dense targets (B, h, w, 3, 5 + C); its boxes have rows without a cell."""
     batch, _, w, _, fields = targets.shape
     rows = np.zeros((batch, targets[..., 4].reshape((batch, -1)).sum(1).max().astype(int) + 50, fields + 2), np.float32)
     rows[..., 0] = -1
@@ -63,27 +67,20 @@ def rows_of_scale(targets: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "scale"), PARTS)
-def test_each_scale(name, scale):
+def test_loss_and_decoding_of_each_scale(name, scale):
     case = oracle.CASES[name]
     arrays, expected, index = oracle.yolo_arrays(case), case["scales"][scale], oracle.SCALES.index(scale)
-    loss = YoloLoss([scales(oracle.YOLO["anchors_wh"])[index]], case["ignore_threshold"])
+    own = scales(oracle.YOLO["anchors_wh"])[index]
     rows = rows_of_scale(arrays[f"{scale}_y_true"], arrays[f"{scale}_gt"])
+    loss = YoloLoss([own], case["ignore_threshold"])
     value, (gradient,) = loss_and_gradients(loss, [arrays[f"{scale}_raw"]], rows)
     assert value == pytest.approx(expected["loss"]["total"], rel=LOSS_TOLERANCE)
-    oracle.check_statistics(gradient, expected["grad"], f"{name} {scale}")
-    if f"{scale}_grad" in arrays:
-        assert oracle.relative_error(gradient, arrays[f"{scale}_grad"]) <= 1e-5
-
-
-@pytest.mark.parametrize(("name", "scale"), PARTS)
-def test_decoding(name, scale):
-    case = oracle.CASES[name]
-    arrays, expected, index = oracle.yolo_arrays(case), case["scales"][scale]["decode"], oracle.SCALES.index(scale)
-    result = Decode(*scales(oracle.YOLO["anchors_wh"])[index])(ms.Tensor(arrays[f"{scale}_raw"])).asnumpy()
-    assert result.dtype == np.float32
-    oracle.check_statistics(result, expected, f"{name} {scale}")
-    if f"{scale}_decode" in arrays:
-        assert oracle.relative_error(result, arrays[f"{scale}_decode"]) <= 1e-5
+    decoded = Decode(*own)(ms.Tensor(arrays[f"{scale}_raw"])).asnumpy()
+    assert decoded.dtype == np.float32
+    for kind, result in (("grad", gradient), ("decode", decoded)):
+        oracle.check_statistics(result, expected[kind], f"{name} {scale} {kind}")
+        if f"{scale}_{kind}" in arrays:
+            assert oracle.relative_error(result, arrays[f"{scale}_{kind}"]) <= 1e-5
 
 
 # all scales together
@@ -143,18 +140,13 @@ def of_prediction(values, row, place, size, boxes, threshold) -> float:
     return row[6] * ((2 - row[4] * row[5]) * position + cross_entropy(values[4], 1.0) + classes)
 
 
-def rows_of(boxes, classes, size, num_classes: int, **options) -> np.ndarray:
-    options = {"anchors": ANCHORS, "num_classes": num_classes, "max_box": 12, **options}
-    return encode(np.reshape(boxes, (-1, 4)), np.asarray(classes, int), size, **options)
-
-
 def of_case(name: str) -> tuple[list[np.ndarray], np.ndarray]:
     """Raw maps and target rows of a case."""
     case = oracle.CASES[name]
     arrays, rows = oracle.yolo_arrays(case), []
     for boxes in (oracle.boxes_of(case, image) for image in range(case["batch"])):
-        options = {"smoothing": case["label_smooth"], "max_box": 30}
-        rows.append(rows_of(boxes[:, :4], boxes[:, 4], case["input_hw"], case["num_classes"], **options))
+        smoothing = case["label_smooth"]
+        rows.append(rows_of(boxes[:, :4], boxes[:, 4], case["input_hw"], case["num_classes"], smoothing=smoothing))
     return [arrays[f"{scale}_raw"] for scale in oracle.SCALES], np.stack(rows)
 
 
@@ -198,35 +190,25 @@ def test_weighted_objects():
     """The weights of mixed images scale what an object adds, its objectness too; 1 changes nothing."""
     size, maps = (64, 96), random_maps((64, 96), 3, batch=2)
     boxes, classes = [[10, 10, 26, 26], [40, 8, 90, 60], [0, 0, 30, 50], [60, 30, 70, 52]], [0, 1, 2, 2]
-    loss = YoloLoss(scales(ANCHORS))
 
-    def value(*weights):
-        rows = np.stack([rows_of(boxes, classes, size, 3, weights=np.array(w)) for w in weights])
-        result, _ = loss_and_gradients(loss, maps, rows)
+    def value(*options):
+        rows = np.stack([rows_of(boxes, classes, size, **each) for each in options])
+        result, _ = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
         assert result == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
         return result
 
-    full, half, mixed = value([1] * 4, [1] * 4), value([0.5] * 4, [0.5] * 4), value([1] * 4, [0.3, 0.3, 0.7, 0.7])
-    plain = np.stack([rows_of(boxes, classes, size, 3)] * 2)
-    assert full == loss_and_gradients(loss, maps, plain)[0]
-    assert half < mixed < full
+    full, half, parts = ({"weights": np.array(weights)} for weights in ([1] * 4, [0.5] * 4, [0.3, 0.3, 0.7, 0.7]))
+    assert value(full, full) == value({}, {}) > value(full, parts) > value(half, half)
 
 
-def test_collision_counts_once():
-    """Two boxes on one cell and anchor: one object, and both boxes in the overlap."""
-    maps, size = random_maps((64, 64), 3), (64, 64)
-    rows = rows_of([[10, 10, 26, 26], [11, 10, 27, 26]], [0, 2], size, 3)[None]
-    value, _ = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
-    assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
-def test_boxes_of_the_whole_input(size):
-    """Their position has the weight 1; centres on the border of the input belong to the last cells."""
-    height, width = size
-    maps = random_maps(size, 2)
-    boxes = [[0, 0, width, height], [width - 10, height - 10, width + 10, height + 10]]
-    rows = rows_of(boxes, [0, 1], size, 2)[None]
+@pytest.mark.parametrize(
+    ("size", "boxes"),
+    [((64, 64), [[10, 10, 26, 26], [11, 10, 27, 26]])]  # on one cell and anchor: one object, both in the overlap
+    # Of the whole input, with the weight 1; a centre on the border of the input belongs to the last cell.
+    + [((h, w), [[0, 0, w, h], [w - 10, h - 10, w + 10, h + 10]]) for h, w in ((64, 64), (32, 96))],
+)
+def test_boxes_on_one_cell_and_of_the_whole_input(size, boxes):
+    maps, rows = random_maps(size, 3), rows_of(boxes, [0, 2], size)[None]
     value, _ = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
     assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
 
@@ -257,24 +239,15 @@ def test_objects_of_other_scales_are_seen(threshold, is_punished):
     assert gradients[1][0, 4, 1, 2] == (pytest.approx(1 / (1 + np.exp(-1)), rel=1e-5) if is_punished else 0)
 
 
-@pytest.mark.parametrize(("mode", "magnitude"), [(EAGER, 60.0), (EAGER, 1e3), (GRAPH, 1e5)], indirect=["mode"])
+@pytest.mark.parametrize(("mode", "magnitude"), [(EAGER, 60.0), (GRAPH, 1e5)], indirect=["mode"])
 def test_extreme_values_stay_finite(mode, magnitude):
     maps = [raw * np.float32(magnitude) for raw in random_maps((64, 64), 2)]
     for boxes in ([[2, 2, 60, 62], [10, 10, 26, 26], [0, 0, 64, 64]], []):
-        rows = rows_of(boxes, list(range(len(boxes)))[:2] + [0] * (len(boxes) > 2), (64, 64), 2)[None]
+        rows = rows_of(boxes, [0, 1, 0][: len(boxes)], (64, 64), 2)[None]
         value, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
         assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
         if magnitude == 60:
             assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
-
-
-def test_gradient_of_a_sure_mistake():
-    """The cross entropy keeps its gradient of 1 where the sigmoid is flat in float32."""
-    maps = [np.zeros_like(raw) for raw in random_maps((32, 32), 1)]
-    maps[0][0, 4] = 200
-    rows = rows_of([], [], (32, 32), 1)[None]
-    _, gradients = loss_and_gradients(YoloLoss(scales(ANCHORS)), maps, rows)
-    assert gradients[0][0, 4, 0, 0] == 1 and gradients[0][0, 10, 0, 0] == 0.5
 
 
 @pytest.mark.parametrize("mode", [GRAPH], indirect=True)
@@ -287,3 +260,132 @@ def test_size_may_change_between_calls(mode):
         rows = rows_of([4, 4, 20, 24], [1], size, 2)[None]
         value, _ = loss_and_gradients(loss, maps, rows, function)
         assert value == pytest.approx(reference(maps, rows), rel=LOSS_TOLERANCE)
+
+
+# target rows
+
+
+def place(row, size) -> tuple:
+    """A row's scale (l, m or s), row and column of the cell, and anchor."""
+    cell = int(row[0])
+    assert cell == row[0] >= 0
+    for scale, stride in zip(oracle.SCALES, STRIDES):
+        h, w = size[0] // stride, size[1] // stride
+        if cell < h * w:
+            return scale, cell // w, cell % w, int(row[1])
+        cell -= h * w
+    raise AssertionError(row[0])
+
+
+@pytest.mark.parametrize(("name", "image"), IMAGES)
+def test_assignment(name, image):
+    """Every object of the reference and no other one, with its exact centre, its size and its classes."""
+    case = oracle.CASES[name]
+    boxes, size = oracle.boxes_of(case, image), tuple(case["input_hw"])
+    rows = rows_of(boxes[:, :4], boxes[:, 4], size, case["num_classes"], smoothing=case["label_smooth"])
+    assert rows.shape == (50, FIELDS + case["num_classes"]) and rows.dtype == np.float32
+    found = {place(row, size): row for row in rows[rows[:, 0] >= 0]}
+    expected = {tuple(row[:4]): row for row in case["assign_exact_centre"][image]}
+    # The case of one scale lists the objects of that scale only.
+    listed = {key: row for key, row in found.items() if key[0] in (case["scales"] or oracle.SCALES)}
+    assert listed.keys() == expected.keys()
+    for key, (*_, x, y, w, h, classes) in expected.items():
+        np.testing.assert_allclose(found[key][2:6], [x, y, w, h], atol=1e-6)
+        assert np.flatnonzero(found[key][FIELDS:] > 0.5).tolist() == classes
+    # All boxes stay in the rows: the loss compares every prediction with them.
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
+    sides = [size[1], size[0]]
+    np.testing.assert_allclose(rows[: len(boxes), 2:4], centres / sides, atol=1e-6)
+    np.testing.assert_allclose(rows[: len(boxes), 4:6], np.stack([width, height], 1) / sides, atol=1e-6)
+    assert not rows[len(boxes) :, 1:].any() and (rows[len(boxes) :, 0] == -1).all()
+
+
+@pytest.mark.parametrize("row", oracle.YOLO["cell_border"]["rows"], ids=lambda row: str(row[0]))
+def test_centre_on_a_cell_border(row):
+    """It belongs to the cell that begins there."""
+    value, expected, _ = row
+    encoded = rows_of([value - 8, value - 8, value + 8, value + 8])
+    assert list(place(encoded[0], (416, 416))) == expected
+
+
+@pytest.mark.parametrize("side", [16, 300])
+def test_centre_on_the_border_of_the_input(side):
+    """x = width or y = height exactly: the last cell of the row or column."""
+    for x, y in ((0, 0), (160, 0), (0, 96), (160, 96)):
+        row = rows_of(np.array([x, y, x, y]) + side / 2 * np.array([-1, -1, 1, 1]), size=(96, 160))[0]
+        scale, gy, gx, _ = place(row, (96, 160))
+        stride = STRIDES[oracle.SCALES.index(scale)]
+        assert (gy, gx) == (y // stride - (y > 0), x // stride - (x > 0))
+        np.testing.assert_allclose(row[2:6], [x / 160, y / 96, side / 160, side / 96], rtol=1e-6)
+
+
+def test_every_cell_and_anchor_can_be_reached():
+    """A box of the size of an anchor, in the middle of a cell, belongs to them; cells of an input that is not square."""
+    size, numbers = (64, 96), []
+    for index, (w, h) in enumerate(ANCHORS):
+        scale = 2 - index // 3
+        stride = STRIDES[scale]
+        for gy in range(size[0] // stride):
+            for gx in range(size[1] // stride):
+                x, y = (gx + 0.5) * stride, (gy + 0.5) * stride
+                row = rows_of([x - w / 2, y - h / 2, x + w / 2, y + h / 2], size=size)[0]
+                assert place(row, size) == (oracle.SCALES[scale], gy, gx, index % 3)
+                numbers.append(3 * row[0] + row[1])
+    assert sorted(numbers) == list(range(3 * (6 + 24 + 96)))
+
+
+def test_collision():
+    """Of boxes on one cell and anchor the last one counts, with the classes of all; the others stay without a cell."""
+    boxes = [[10, 10, 26, 26], [100, 100, 116, 116], [11, 10, 27, 26], [12, 10, 28, 26]]
+    rows = rows_of(boxes, [0, 1, 0, 2])
+    assert (rows[:4, 0] >= 0).tolist() == [False, True, False, True]
+    assert rows[3, FIELDS:].tolist() == [1, 0, 1] and rows[1, FIELDS:].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(rows[:4, 2] * 416, [18, 108, 19, 20], rtol=1e-6)
+    assert rows[:4, 6].tolist() == [1, 1, 1, 1]
+    # The same box twice, and a box with another anchor on the same cell.
+    rows = rows_of([[10, 10, 26, 26], [10, 10, 26, 26], [2, 10, 34, 26]], [1, 1, 0])
+    assert (rows[:3, 0] >= 0).tolist() == [False, True, True]
+    assert rows[1, FIELDS:].tolist() == [0, 1, 0]
+
+
+def test_collision_of_smoothed_classes():
+    rows = rows_of([[10, 10, 26, 26], [11, 10, 27, 26]], [0, 2], smoothing=0.2)
+    np.testing.assert_allclose(rows[1, FIELDS:], [0.8, 0.1, 0.8], rtol=1e-6)
+
+
+def test_more_boxes_than_rows():
+    """The first ones count with their weights, and one that does not count cannot take a cell away."""
+    boxes = np.array([[10, 10, 26, 26], [100, 100, 116, 116], [10, 10, 26, 26]], np.float32)
+    before, weights = boxes.copy(), np.array([0.5, 0.25, 1])
+    rows = rows_of(boxes, [0, 1, 2], max_box=2, weights=weights)
+    np.testing.assert_array_equal(rows, rows_of(boxes[:2], [0, 1], max_box=2, weights=weights[:2]))
+    np.testing.assert_array_equal(boxes, before)
+    assert rows.shape == (2, FIELDS + 3) and (rows[:, 0] >= 0).all() and rows[:, 6].tolist() == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "expected"),
+    [(0.0, [0, 1, 0]), (0.1, [0.05, 0.9, 0.05]), (0.3, [0.3, 0.7]), (1.0, [0.25, 0, 0.25, 0.25, 0.25]), (0.1, [1])],
+)
+def test_smoothing(smoothing, expected):
+    """1 - f for the class, f / (C - 1) for the others; one class has no others."""
+    row = rows_of([10, 10, 26, 26], [min(1, len(expected) - 1)], num_classes=len(expected), smoothing=smoothing)[0]
+    np.testing.assert_allclose(row[FIELDS:], expected, atol=1e-7)
+
+
+def test_smoothed_targets_of_the_reference():
+    case = oracle.CASES["label_smooth"]
+    arrays, size = oracle.yolo_arrays(case), tuple(case["input_hw"])
+    for image in range(case["batch"]):
+        boxes = oracle.boxes_of(case, image)
+        rows = rows_of(boxes[:, :4], boxes[:, 4], size, num_classes=5, smoothing=0.1)
+        for row in rows[rows[:, 0] >= 0]:
+            scale, gy, gx, anchor = place(row, size)
+            np.testing.assert_allclose(row[FIELDS:], arrays[f"{scale}_y_true"][image, gy, gx, anchor, 5:], atol=1e-6)
+
+
+def test_no_box_and_a_box_of_the_whole_input():
+    rows = rows_of([], size=(96, 160), max_box=4)
+    assert rows.shape == (4, FIELDS + 3) and (rows[:, 0] == -1).all() and not rows[:, 1:].any()
+    assert rows_of([0, 0, 416, 416], [2], max_box=1)[0].tolist() == [84, 2, 0.5, 0.5, 1, 1, 1, 0, 0, 1]

@@ -1,15 +1,18 @@
-"""The recipe: documented keys and defaults, schedules, the folders of checkpoints, the entry point of MindSpore Hub."""
+"""The recipe: documented keys and defaults, schedules, folders of checkpoints, MindSpore Hub; bad input ends in one error."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 
 import mindspore_hub_conf as hub
+import train
+from conftest import FOLDER, small_run
 from src.lr_scheduler import get_lr
 from src.model_utils.device_adapter import Device
-from src.model_utils.errors import UsageError
+from src.model_utils.errors import DataError, UsageError
 from src.recipe import (
-    FOLDER,
     build_network,
     checkpoint_folder,
     describe_network,
@@ -59,37 +62,8 @@ def test_documented_command_lines():
     assert not config.is_distributed and config.weight_decay == 0.016 and config.label_smooth is True
     assert config.per_batch_size == 4 and config.lr_epochs == [220, 250] and config.training_shape == "416"
     assert config.multi_scale == [320, 416] and config.test_img_shape == [320, 416] and not config.is_save_on_master
-
-
-@pytest.mark.parametrize("key", ["ckpt_interval", "resize_rate"])
-@pytest.mark.parametrize("text, value", [("None", None), ("", None), ("0", None), ("40", 40)])
-def test_intervals(key, text, value):
-    assert read_config([f"--{key}", text], "")[key] == value
-
-
-@pytest.mark.parametrize("option, message", [
-    (["--ckpt_interval", "-1"], "ckpt_interval=-1: a number of batches, or None"),
-    (["--ckpt_interval", "2.5"], "ckpt_interval=2.5: a number"),
-    (["--resize_rate", "often"], "resize_rate=often: a number"),
-    (["--anchor_scales", "[[10,13],[16,30]]"], "nine pairs"),
-    (["--anchor_scales", "[" + "[10,13]," * 8 + "[10,13,5]]"], "nine pairs"),
-    (["--anchor_scales", "[" + "[10,13]," * 8 + "[0,13]]"], "nine pairs"),
-    (["--anchor_scales", "10,13,16,30,33,23,30,61,62"], "nine pairs"),
-    (["--shortcut", "min_pool"], "one of avg_pool, max_pool"),
-    (["--lr_scheduler", "linear"], "one of exponential, cosine_annealing"),
-])  # fmt: skip
-def test_options_that_cannot_be(option, message):
-    with pytest.raises(UsageError, match=message):
-        read_config(option, "")
-
-
-@pytest.mark.parametrize(
-    "option",
-    [["--num_classes", "0"], ["--width_multiplier", "0"], ["--width_multiplier", "5"], ["--stage_blocks", "1,1"]],
-)
-def test_networks_that_cannot_be(option):
-    with pytest.raises(UsageError, match=option[0][2:].replace("_multiplier", "")):
-        build_network(describe_network(read_config(option, "")))
+    for text, value in (("None", None), ("0", None), ("40", 40)):
+        assert read_config(["--ckpt_interval", text, "--resize_rate", text], "").resize_rate == value
 
 
 def test_description_builds_the_network():
@@ -117,16 +91,6 @@ def test_learning_rates():
     assert rates[[0, 2, 3, 659, 660, 749, 750, 959]] == pytest.approx(
         [0.001 / 3, 0.001, 0.001, 0.001, 1e-4, 1e-4, 1e-5, 1e-5]
     )
-
-
-@pytest.mark.parametrize("option", [
-    ["--max_epoch", "0"], ["--T_max", "0"], ["--lr", "-1"], ["--warmup_epochs", "-1"], ["--eta_min", "-1"],
-    ["--lr_gamma", "-1"], ["--lr_epochs", "5,-1"],
-])  # fmt: skip
-@pytest.mark.parametrize("scheduler", ["exponential", "cosine_annealing"])
-def test_schedules_that_cannot_be(option, scheduler):
-    with pytest.raises(UsageError, match=option[0][2:]):
-        get_lr(read_config([*option, "--lr_scheduler", scheduler], ""), 2)
 
 
 def test_processes_agree_with_the_options():
@@ -175,3 +139,132 @@ def test_hub():
         assert network.big.output.weight.shape[0] == 3 * (5 + 3)
     with pytest.raises(NotImplementedError, match="resnet is not implemented"):
         hub.create_network("resnet")
+
+
+# ---- Bad input, before a training begins -----------------------------------------------------------------------------
+
+PAIRS = ",".join(["[10,13]"] * 8)
+# Of each key with a number or a list that training reads: values that cannot be.
+BAD = {
+    "num_classes": ["0"],
+    "test_img_shape": ["100,96", "96,96,96", "0,96"],
+    "mean": ["0.5,0.5"],
+    "std": ["1,1", "1,1,0"],
+    "num_parallel_workers": ["0"],
+    "flip_prob": ["1.5", "-0.1"],
+    "mixup": ["1.5", "-0.1"],
+    "multi_scale": ["[]", "64,100", "0"],
+    "resize_rate": ["-1", "0.5", "often"],
+    "max_box": ["0"],
+    "jitter": ["1", "-0.1"],
+    "hue": ["0.6", "-0.1"],
+    "saturation": ["0.5", "-1"],
+    "value": ["0.5", "-1"],
+    "mosaic": ["1.5", "-0.1"],
+    "visualize_batches": ["-1"],
+    "width_multiplier": ["0", "5"],
+    "stage_blocks": ["1,1,1", "1,1,1,0"],
+    "anchor_scales": ["10,13", f"[{PAIRS}]", f"[{PAIRS},[0,13]]", f"[{PAIRS},[10,13,5]]"],
+    "per_batch_size": ["0"],
+    "max_epoch": ["0"],
+    "lr": ["-1"],
+    "lr_epochs": ["5,-1"],
+    "lr_gamma": ["-1"],
+    "eta_min": ["-1"],
+    "T_max": ["0"],
+    "warmup_epochs": ["-1"],
+    "momentum": ["1", "-0.1"],
+    "weight_decay": ["-1"],
+    "label_smooth_factor": ["1.5", "-0.1"],
+    "ignore_threshold": ["1.5", "-0.1"],
+    "loss_scale": ["0.5"],
+    "clip_grad_norm": ["-1"],
+    "accumulate_steps": ["0"],
+    "ema_decay": ["1", "-0.1"],
+    "seed": ["-1"],
+    "head_lr_factor": ["0"],
+    "freeze": ["neck.*"],
+    "ckpt_interval": ["-1", "2.5"],
+    "keep_checkpoint_max": ["0"],
+    "eval_interval": ["-1"],
+    "log_interval": ["0"],
+    "nms_thresh": ["1.5", "-0.1"],
+    "eval_ignore_threshold": ["1.5", "-0.1"],
+    "max_detections": ["0"],
+    "device_id": ["-1"],
+    "rank": ["1"],
+    "group_size": ["2"],
+}
+# What the message says where that is not the key, or more than the key.
+NAMED = {
+    "per_batch_size": "batch_size=", "width_multiplier": "width=", "freeze": r"no parameter matches 'neck\.\*'",
+    "anchor_scales": "nine pairs", "training_shape": "training_shape=.*: .*multiples of 32", "std": "std above 0",
+    "ckpt_interval": "ckpt_interval=.*: a number of batches, or None", "resize_rate": "resize_rate=.*: a number",
+    "shortcut": "one of avg_pool, max_pool", "lr_scheduler": "one of exponential, cosine_annealing",
+}  # fmt: skip
+# Of other programs and launchers, of ModelArts; category_ids are those of the annotations.
+NOT_READ = {"category_ids", "export_batch_size", "score_threshold", "device_num", "upload_interval"}
+
+
+def test_every_number_and_list_of_the_recipe_has_a_bad_value():
+    defaults = next(yaml.safe_load_all((FOLDER / "default_config.yaml").read_text()))
+    numbers = {key for key, value in defaults.items() if not isinstance(value, (str, bool))}
+    assert numbers == BAD.keys() | NOT_READ
+
+
+@pytest.mark.parametrize("key", [*BAD, "training_shape", "testing_shape", "shortcut", "lr_scheduler"])
+def test_a_dry_run_finds_it(few_digits, tmp_path, key):
+    for value in BAD.get(key, ["100", "0", "96,96,96", "big"]):
+        others = {"eval_interval": 1, "dry_run": True, "testing_shape": "" if key == "test_img_shape" else 96}
+        options = small_run(few_digits, tmp_path, **{**others, key: value})
+        with pytest.raises(UsageError, match=NAMED.get(key, key)):
+            train.main(options)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monkeypatch):
+    """A training that evaluates would end with its first evaluation."""
+    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    with pytest.raises(DataError, match="needs pycocotools .*pip install"):
+        train.main(small_run(few_digits, tmp_path, eval_interval=1, dry_run=True))
+    assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
+
+
+@pytest.mark.parametrize("fault", ["other JSON", "another category", "no file"])
+def test_validation_annotations_are_read_before_the_first_step(few_digits, tmp_path, fault):
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    file = data / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    rows = [{**content["annotations"][0], "category_id": 99}]
+    texts = {"other JSON": '{"images": []}', "another category": json.dumps({**content, "annotations": rows})}
+    if fault in texts:
+        file.write_text(texts[fault])
+    else:
+        file.unlink()
+    with pytest.raises(DataError, match="instances_val2017.json"):
+        train.main(small_run(data, tmp_path, eval_interval=1))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_data_sets_with_a_fault(few_digits, tmp_path):
+    """test_coco.py has all faults."""
+    file, damaged, missing = "annotations/instances_train2017.json", tmp_path / "damaged", tmp_path / "missing"
+    for folder in (damaged, missing):
+        shutil.copytree(few_digits, folder)
+    picture = next((damaged / "train2017").glob("*07.jpg"))
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    content = json.loads((few_digits / file).read_text())
+    gone = [{**row, "file_name": f"gone_{row['id']}.jpg"} if row["id"] in (3, 11) else row for row in content["images"]]
+    (missing / file).write_text(json.dumps({**content, "images": gone}))
+    cases = [
+        (DataError, r"(?s)2 of 16 images .*gone_3\.jpg\n.*gone_11\.jpg", missing, {}),
+        (DataError, r"07\.jpg", damaged, {}),
+        (DataError, r"0 steps per epoch: 16 images", few_digits, {"per_batch_size": 32}),
+        (DataError, r"10 classes, more than num_classes=7", few_digits, {"num_classes": 7}),
+        (UsageError, r"data_dir is empty; give --data_dir FOLDER", "", {}),
+    ]
+    for kind, message, data, changes in cases:
+        with pytest.raises(kind, match=message):
+            train.main(small_run(data, tmp_path / "out", **changes))
+    assert not (tmp_path / "out/outputs").exists()

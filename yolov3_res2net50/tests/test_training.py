@@ -1,18 +1,19 @@
-"""A small training: what it logs, writes and freezes; resumed equals uninterrupted; what a fine-tuning starts from.
-
-How a run ends, stops and is refused is the same for all models, and tested with the shared code.
-"""
+"""A small training: what it logs, writes and freezes; resumed equals uninterrupted; fine-tuning; two processes."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import train
-from conftest import BLOCKS, WIDTH, assert_same, contents, randomize, small_run, states
+from conftest import BLOCKS, FOLDER, WIDTH, assert_same, contents, randomize, small_run, states
 from src.dataset import create_dataset, size_of_step
 from src.loss import create_loss
 from src.model_utils.checkpoint import load, save
@@ -34,7 +35,7 @@ from PIL import Image
 # Mosaic and mixup draw further pictures. Four steps of 96 pixels, four of 64; each size costs a compilation. States are
 # written after steps 3, 6 and 8: the second one in the middle of an epoch, and after the last change of the size.
 RUN = {"resize_rate": 4, "mosaic": 0.5, "mixup": 0.5, "ema_decay": 0.9, "log_interval": 2, "ckpt_interval": 3}
-STEPS, SIDES = 4, [96] * 4 + [64] * 4  # steps of an epoch, size of each step
+STEPS = 4  # of an epoch
 FROZEN = ("backbone.stem.", "backbone.layer1.")
 STATISTICS = (".moving_mean", ".moving_variance")
 CPU = Device("CPU", 0)
@@ -104,14 +105,9 @@ def test_documented_lines(straight):
     ):
         assert re.search(pattern, log), pattern
     assert log.endswith("==========end training===============\n")
-
-
-def test_sizes_follow_from_seed_and_step(straight):
-    """The documented lines `iter[<i>], shape<S>`, one at each change."""
-    log = (straight / "run/train.log").read_text()
+    sizes = [size_of_step(read_config(["--multi_scale", "64,96", "--resize_rate", "4"], ""), step) for step in range(8)]
+    assert sizes == [(96, 96)] * 4 + [(64, 64)] * 4  # one line at each change
     assert re.findall(r"(?m)^iter\[(\d+)\], shape(\d+)$", log) == [("0", "96"), ("4", "64")]
-    config = read_config(["--multi_scale", "64,96", "--resize_rate", "4"], "")
-    assert [size_of_step(config, step)[0] for step in range(8)] == SIDES
 
 
 def test_pretrained_backbone(backbone, straight):
@@ -146,32 +142,28 @@ def test_everything_is_trained(few_digits, tmp_path):
         assert any(part in name for name in after), part
 
 
-def of_classes(data: Path, folder: Path, categories: list[int]) -> Path:
-    """The data set with boxes of these categories only."""
-    (folder / "annotations").mkdir(parents=True)
-    for name in ("train2017", "val2017"):
-        (folder / name).symlink_to(data / name)
-        content = json.loads((data / f"annotations/instances_{name}.json").read_text())
-        content["categories"] = [row for row in content["categories"] if row["id"] in categories]
-        content["annotations"] = [row for row in content["annotations"] if row["category_id"] in categories]
-        (folder / f"annotations/instances_{name}.json").write_text(json.dumps(content))
-    return folder
-
-
 def test_fine_tuning_on_other_classes(few_digits, straight, tmp_path):
     """The outputs follow the annotations, also of ids with gaps; everything else is that of the weights."""
-    data = of_classes(few_digits, tmp_path / "three", [2, 5, 9])
+    data = tmp_path / "three"
+    shutil.copytree(few_digits, data)
+    for path in (data / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["categories"] = [row for row in content["categories"] if row["id"] in (2, 5, 9)]
+        content["annotations"] = [row for row in content["annotations"] if row["category_id"] in (2, 5, 9)]
+        path.write_text(json.dumps(content))
     source = states(straight)[-1].with_name("0_best.ckpt")
     options = [*small_run(data, tmp_path, per_batch_size=2, resume_yolov3=source, dry_run=True)]
-    with pytest.raises(DataError, match="reset_head"):
-        train.main(options)
-    with pytest.raises(UsageError, match="pretrained_backbone and resume_yolov3 are both given"):
-        train.main([*options, "--pretrained_backbone", str(source)])
-    with pytest.raises(DataError, match="3 classes, more than num_classes=2"):
-        train.main([*options, "--num_classes", "2"])
-    assert train.main([*options, "--reset_head", "true"]) == 0
+    for error, message, more in (
+        (DataError, "reset_head", []),
+        (UsageError, "pretrained_backbone and resume_yolov3 are both given", ["--pretrained_backbone", str(source)]),
+        (DataError, "3 classes, more than num_classes=2", ["--num_classes", "2"]),
+    ):
+        with pytest.raises(error, match=message):
+            train.main([*options, *more])
+    options += ["--reset_head", "true"]
+    assert train.main(options) == 0
     names = ["one", "four", "eight"]
-    config = train.with_classes(read_config([*options, "--reset_head", "true"], ""))
+    config = train.with_classes(read_config(options, ""))
     _, about, network = create_network(MODEL, config, names, config.resume_yolov3)
     assert about["class_names"] == names and about["input"]["category_ids"] == [2, 5, 9]
     ours, original = network.parameters_dict(), contents(source)
@@ -186,12 +178,13 @@ def test_fine_tuning_on_other_classes(few_digits, straight, tmp_path):
 
 def test_wrong_backbones(few_digits, backbone, tmp_path):
     options = small_run(few_digits, tmp_path)
-    with pytest.raises(DataError, match="avg_pool shortcuts, the recipe max_pool; give --shortcut avg_pool"):
-        train.main([*options, "--pretrained_backbone", str(backbone), "--shortcut", "max_pool"])
-    with pytest.raises(DataError, match=r"has shape .* it belongs to another network"):
-        train.main([*options, "--pretrained_backbone", str(backbone), "--width_multiplier", "0.25"])
-    with pytest.raises(DataError, match="none.ckpt is not a file"):
-        train.main([*options, "--pretrained_backbone", str(tmp_path / "none.ckpt")])
+    for message, path, more in (
+        ("avg_pool shortcuts, the recipe max_pool; give --shortcut avg_pool", backbone, ["--shortcut", "max_pool"]),
+        ("has shape .* it belongs to another network", backbone, ["--width_multiplier", "0.25"]),
+        ("none.ckpt is not a file", tmp_path / "none.ckpt", []),
+    ):
+        with pytest.raises(DataError, match=message):
+            train.main([*options, "--pretrained_backbone", str(path), *more])
     assert not (tmp_path / "outputs").exists()
 
 
@@ -202,3 +195,73 @@ def test_pictures_of_batches(few_digits, tmp_path, capsys):
     text = "".join(f"batch: {path}\n" for path in paths)
     assert text in capsys.readouterr().out and text in (tmp_path / "run/train.log").read_text()
     assert not (tmp_path / "outputs").exists() and len(list((tmp_path / "run/visualized").iterdir())) == 2
+
+
+# ---- Two processes on one machine ------------------------------------------------------------------------------------
+
+BESIDE = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "PATH": f"{BESIDE}:{os.environ['PATH']}", "GLOG_v": "3", "DEVICE_NUM": "2",
+               "OMP_NUM_THREADS": "1"}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not (BESIDE / "msrun").exists() and shutil.which("msrun") is None, reason="msrun comes with MindSpore"
+)
+def test_two_processes(few_digits, tmp_path):
+    """One epoch of 16 / (2 * 4) steps, in two sizes, in which both ranks save; then ten images on one and two processes."""
+    changes = {"max_epoch": 1, "is_distributed": 1, "is_save_on_master": False, "seed": 4, "log_interval": 1}
+    options = small_run(few_digits, tmp_path, **changes)
+    del options[options.index("--log_path") : options.index("--log_path") + 2]  # the launcher's own
+    run(["bash", FOLDER / "scripts/run_distribute_train.sh", few_digits, "--wait", *options], tmp_path)
+    check_weights(tmp_path)
+    check_lines(tmp_path / "train_parallel0")
+    checkpoint = next((tmp_path / "outputs").rglob("0-1_2.ckpt"))
+    one, two = (evaluation(command, few_digits, checkpoint, tmp_path) for command in (["python"], msrun(tmp_path)))
+    assert one == two and len(one[0]) > 1000 and len(one[1]) == 12
+
+
+def run(command: list, out: Path) -> None:
+    result = subprocess.run(
+        [*map(str, command)], cwd=out, env=ENVIRONMENT, capture_output=True, text=True, timeout=600
+    )  # fmt: skip
+    logs = "".join(path.read_text(errors="replace") for path in sorted(out.rglob("*log*")) if path.is_file())
+    assert result.returncode == 0, result.stdout + result.stderr + logs[-3000:]
+
+
+def check_weights(out: Path) -> None:
+    """Both ranks have the same weights; the running statistics are those of the images that a rank has seen."""
+    (folder,) = (out / "outputs").iterdir()
+    files = sorted(folder.rglob("*.ckpt"))
+    assert [str(path.relative_to(folder)) for path in files] == ["ckpt_0/0-1_2.ckpt", "ckpt_1/1-1_2.ckpt"]
+    first, second = map(contents, files)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        own = name.endswith((".moving_mean", ".moving_variance"))
+        assert np.array_equal(value, second[name]) != own, name
+
+
+def check_lines(folder: Path) -> None:
+    """Both ranks see the same sizes; the first one writes the documented lines."""
+    for name in ("log.txt", "rank_1_train.log"):
+        lines = re.findall(r"(?m)^iter\[\d+\], shape\d+$", (folder / name).read_text())
+        assert lines == ["iter[0], shape64", "iter[1], shape96"]
+    documented = r"(?m)^\S+ \S+:INFO:epoch\[0\], iter\[1\], loss:\S+, \S+ imgs/sec, lr:\S+, per step time:\S+ms$"
+    assert re.search(documented, (folder / "log.txt").read_text())
+
+
+def msrun(out: Path) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    return ["msrun", "--worker_num=2", "--local_worker_num=2", "--master_addr=127.0.0.1", f"--master_port={port}",
+            f"--log_dir={out / 'msrun'}", "--join=True", "--cluster_time_out=300"]  # fmt: skip
+
+
+def evaluation(command: list[str], data: Path, checkpoint: Path, out: Path) -> tuple[bytes, list[str]]:
+    """The detections of eval.py, byte for byte, and its measures."""
+    folder = out / command[0]
+    run([*command, FOLDER / "eval.py", "--data_dir", data, "--pretrained", checkpoint, "--device_target", "CPU",
+         "--per_batch_size", 4, "--log_path", folder], out)  # fmt: skip
+    (predictions,) = folder.glob("predict_*.json")
+    return predictions.read_bytes(), re.findall(r"(?m)^ Average .*$", (folder / "eval.log").read_text())

@@ -50,11 +50,11 @@ def read_documents(path: Path) -> list[dict[str, Item]]:
         UsageError: a file that cannot be read, broken YAML, a duplicate key.
     """
     try:
-        text = read_text(path, f"config_path={path}", largest=LARGEST)
+        text = read_text(path, f"config_path={path}", expected="an existing YAML file", largest=LARGEST)
         nodes = list(yaml.compose_all(text, Loader=_Loader))
         documents = [_items(node, path, _sections(text)) for node in nodes]
     except DataError as error:
-        raise UsageError(f"{error}; a YAML file is expected") from error
+        raise UsageError(str(error)) from error
     except RecursionError as error:
         raise UsageError(f"{path}: broken YAML: nested too deeply") from error
     except yaml.YAMLError as error:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any, BinaryIO, Callable
@@ -151,7 +152,8 @@ def read_description(model: Model, model_path: Path) -> dict[str, Any]:
     path = model_path.with_name(model_path.name + ".json")
     if not path.is_file():
         raise DataError(
-            f"{path}, the description that export.py writes beside {model_path.name}, is missing; keep the two files together"
+            f"{path}, the description that export.py writes beside {model_path.name}, cannot be read (it is not there); "
+            "keep the two files together"
         )
     about = read_json(path, f"the description of {model_path.name}")
     require_own(model, about, path)
@@ -159,7 +161,7 @@ def read_description(model: Model, model_path: Path) -> dict[str, Any]:
     if about["batch_size"] < 1:
         raise DataError(f"{path}: batch_size is {about['batch_size']}; 1 or more is accepted")
     about.setdefault("class_names", None)
-    if about.get("sha256", digest(model_path)) != digest(model_path):
+    if "sha256" in about and about["sha256"] != digest(model_path):
         raise DataError(
             f"{model_path} is not the file that {path.name} was written for: it is damaged, or was changed or replaced; "
             f"export it again, or, where it was changed on purpose, remove sha256 from {path.name}"
@@ -182,8 +184,14 @@ def _sha256(file: BinaryIO) -> Any:
 
 def require_own(model: Model, about: Any, source: str | Path) -> None:
     """Raise DataError where what was read does not describe a model of this folder."""
+    require_description(about, *_examples(model), source)
+
+
+@functools.cache
+def _examples(model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network and the input of the default recipe: which members a description has, and of which type."""
     config = model.read_config([], "")
-    require_description(about, model.describe_network(config), model.input_spec(config), source)
+    return model.describe_network(config), model.input_spec(config)
 
 
 def _load_mindir(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:

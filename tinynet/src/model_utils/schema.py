@@ -93,8 +93,9 @@ def require_description(about: Any, network: dict[str, Any], spec: dict[str, Any
         if not isinstance(found, dict):
             raise DataError(f"{source} does not describe a model: its {part} is {_short(found)}; an object is accepted")
     if about["network"].get("name") != network["name"]:
-        name = _short(about["network"].get("name"))
-        raise DataError(f"{source}: network.name is {name}; {network['name']} is accepted here")
+        name = about["network"].get("name")
+        name = name if isinstance(name, str) else _short(name)
+        raise DataError(f"{source} is of the network {name}; one of {network['name']} is accepted here")
     _require_members(about["network"], network, ("name", "num_classes"), f"{source}: network")
     _require_members(about["input"], spec, [key for key in spec if spec[key] != []], f"{source}: input")
     _require_number(about["network"], "num_classes", MOST_CLASSES, source)

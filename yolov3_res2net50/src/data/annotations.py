@@ -79,7 +79,7 @@ def version(file: str | Path) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=4)
 def _read(file: Path, version: tuple[int, int]) -> Annotations:
-    text = read_text(file, f"{file}, an annotation file,", largest=version[1])
+    text = read_text(file, expected="an annotation file of COCO", largest=version[1])
     try:
         content = json.loads(text, object_hook=_without_outline)
     except (ValueError, RecursionError) as error:

@@ -53,12 +53,20 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
-def read_text(path: str | Path, what: str = "", *, errors: str = "strict", largest: int = LARGEST_TEXT) -> str:
+def read_text(
+    path: str | Path,
+    what: str = "",
+    *,
+    expected: str = "a text file",
+    errors: str = "strict",
+    largest: int = LARGEST_TEXT,
+) -> str:
     """The text of a file: UTF-8, or what a byte order mark at its start says.
 
     Args:
         path: file.
         what: of it, for messages, such as `label_file=labels.txt`; empty: the path.
+        expected: what is wanted, for messages.
         errors: surrogateescape for lists of file names, which may be of any bytes.
         largest: bytes that are accepted.
 
@@ -68,13 +76,13 @@ def read_text(path: str | Path, what: str = "", *, errors: str = "strict", large
     path, what = Path(path), what or str(path)
     try:
         if path.exists() and not path.is_file():
-            raise DataError(f"{what} is {'a folder' if path.is_dir() else 'no regular file'}; give a text file")
+            raise DataError(f"{what} is {'a folder' if path.is_dir() else 'no regular file'}; give {expected}")
         with open(path, "rb") as file:
             content = file.read(largest + 1)
     except OSError as error:
-        raise DataError(f"{what} cannot be read: {error.strerror}; give a text file") from error
+        raise DataError(f"{what} cannot be read: {error.strerror}; give {expected}") from error
     if len(content) > largest:
-        raise DataError(f"{what} has more than {largest:,} bytes; give a text file of at most that")
+        raise DataError(f"{what} has more than {largest:,} bytes; give {expected} of at most that")
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding, errors if encoding.startswith("utf-8") else "strict")

@@ -35,7 +35,8 @@ def read_labels(path: str | Path) -> dict[str, int]:
         DataError: the file cannot be read, a line of another form, a name that stands there twice.
     """
     # File names may be other than UTF-8; line breaks within them, such as U+2028, do not end a line.
-    text = read_text(path, f"label_file={path}", errors="surrogateescape").replace("\r\n", "\n")
+    expected = "a text file of lines NAME:CLASS_INDEX"
+    text = read_text(path, f"label_file={path}", expected=expected, errors="surrogateescape").replace("\r\n", "\n")
     if str(path).endswith(".json"):
         return _json_labels(path, text)
     labels: dict[str, int] = {}

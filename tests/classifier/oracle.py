@@ -1,4 +1,4 @@
-"""Weights, inputs and expected values of data/timm.json and data/darknet.json, rebuilt from names and seeds (numpy only).
+"""Weights and inputs of the expected values in a folder's tests/data, rebuilt from names and seeds (numpy only).
 
 timm's values were computed in float64. The darknet logits come from AlexeyAB's C program (batch norm with eps 1e-5 inside
 the root).
@@ -6,16 +6,10 @@ the root).
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
-
-DATA = Path(__file__).parent / "data"
-TIMM = json.loads((DATA / "timm.json").read_text())
-DARKNET = json.loads((DATA / "darknet.json").read_text())
 
 
 def _normal(name: str, shape, seed: int) -> np.ndarray:
@@ -23,15 +17,14 @@ def _normal(name: str, shape, seed: int) -> np.ndarray:
 
 
 def _filters(name: str, shape, seed: int, gain: float) -> np.ndarray:
-    """Weights of a convolution or dense layer, each filter of zero mean unless it is one of the image's 3 channels."""
+    """Weights of a convolution or dense layer, each filter of zero mean unless it sees few channels."""
     values = _normal(name, shape, seed)
     if len(shape) == 2 or shape[1] >= 8:
         values -= values.mean(axis=tuple(range(1, len(shape))), keepdims=True)
     return values * (gain / np.sqrt(np.prod(shape[1:])))
 
 
-def timm_value(name: str, shape, seed: int, gain: float = 1.0) -> np.ndarray:
-    """A parameter of timm's state dictionary, float32."""
+def _timm_value(name: str, shape, seed: int, gain: float = 1.0) -> np.ndarray:
     leaf = name.rpartition(".")[2]
     if leaf == "weight" and len(shape) > 1:
         return _filters(name, shape, seed, gain).astype(np.float32)
@@ -40,11 +33,11 @@ def timm_value(name: str, shape, seed: int, gain: float = 1.0) -> np.ndarray:
     return (offset + (np.abs(values) if leaf == "running_var" else values)).astype(np.float32)
 
 
-def timm_state() -> dict[str, np.ndarray]:
-    """timm's state dictionary, with the counters of its batch norms."""
+def timm_state(expected: dict) -> dict[str, np.ndarray]:
+    """timm's state dictionary, float32, with the counters of its batch norms."""
     state = {}
-    for name, *shape_and_gain in TIMM["state_dict"]:
-        state[name] = timm_value(name, shape_and_gain[0], TIMM["seed"], *shape_and_gain[1:])
+    for name, shape, *gain in expected["state_dict"]:
+        state[name] = _timm_value(name, shape, expected["seed"], *gain)
         if name.endswith("running_var"):
             state[name.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state
@@ -56,13 +49,14 @@ def darknet_header(version=(0, 2, 0), seen: int = 32013312) -> bytes:
     return struct.pack("<iii", *version) + struct.pack("<Q" if wide else "<I", seen)
 
 
-def darknet_numbers() -> bytes:
+def darknet_numbers(expected: dict) -> bytes:
     """What follows the header of the .weights file."""
-    records = [dict(zip(DARKNET["records_fields"], row)) for row in DARKNET["records"]]
-    return b"".join(array.astype("<f4").tobytes() for record in records for array in _arrays(record, DARKNET["seed"]))
+    records = [dict(zip(expected["records_fields"], row)) for row in expected["records"]]
+    arrays = [array for record in records for array in _darknet_arrays(record, expected["seed"])]
+    return b"".join(array.astype("<f4").tobytes() for array in arrays)
 
 
-def _arrays(record: dict, seed: int) -> list[np.ndarray]:
+def _darknet_arrays(record: dict, seed: int) -> list[np.ndarray]:
     prefix, n, bn = f"w{record['k']}.", record["n"], record["bn"]
     shape = (n, record["c"], record["size"], record["size"])
     weights = _filters(prefix + "weights", shape, seed, record["gain"] * (0.1 if bn else 1.0))
@@ -92,11 +86,6 @@ def train_batch(shape, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndar
     """Such images and their labels."""
     state = np.random.RandomState(seed + 1000)
     return _images(state, shape), state.randint(0, num_classes, size=shape[0]).astype(np.int32)
-
-
-def relative_error(result, expected) -> float:
-    """Largest difference, of the largest expected value."""
-    return float(np.abs(np.ravel(result) - np.ravel(expected)).max() / np.abs(expected).max())
 
 
 def projection(array) -> float:
