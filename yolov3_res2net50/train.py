@@ -7,7 +7,7 @@ from pathlib import Path
 from src.backbone import load_backbone
 from src.data.coco import read_split
 from src.data.visualize import write_batches
-from src.detect.evaluation import require_evaluation
+from src.detect.evaluation import require_evaluation, validation_classes
 from src.loss import create_loss
 from src.lr_scheduler import get_lr
 from src.model_utils import device_adapter, moxing_adapter, program
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if config.eval_interval:
             require_evaluation(config)
         data = find_data(MODEL, config, device)
+        if config.eval_interval:
+            validation_classes(config, data.class_names)
         config, about, network = create_network(MODEL, config, data.class_names, config.resume_yolov3)
         load_backbone(config, network)
         loss_fn = create_loss(config)

@@ -230,14 +230,19 @@ def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monke
     assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
 
 
-@pytest.mark.parametrize("fault", ["other JSON", "another category", "no file"])
+@pytest.mark.parametrize("fault", ["other JSON", "another category", "no file", "a name twice"])
 def test_validation_annotations_are_read_before_the_first_step(few_digits, tmp_path, fault):
     data = tmp_path / "data"
     shutil.copytree(few_digits, data)
     file = data / "annotations/instances_val2017.json"
     content = json.loads(file.read_text())
     rows = [{**content["annotations"][0], "category_id": 99}]
-    texts = {"other JSON": '{"images": []}', "another category": json.dumps({**content, "annotations": rows})}
+    twice = [{**row, "name": row["name"].replace("three", "two")} for row in content["categories"]]
+    texts = {
+        "other JSON": '{"images": []}',
+        "another category": json.dumps({**content, "annotations": rows}),
+        "a name twice": json.dumps({**content, "categories": twice}),
+    }
     if fault in texts:
         file.write_text(texts[fault])
     else:

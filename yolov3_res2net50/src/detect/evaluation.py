@@ -215,6 +215,21 @@ def _detector(network: nn.Cell) -> nn.Cell:
     return Detector(network)
 
 
+def validation_classes(config: Config, class_names: Sequence[str]) -> tuple[CocoData, list[int]]:
+    """The evaluation data of a training, and for each of its classes the index of the network's class output.
+
+    Args:
+        config: recipe, with the category ids of the training data.
+        class_names: of the network's outputs.
+
+    Raises:
+        DataError: see `match_outputs`; so it is called before the first step too.
+    """
+    coco = read_split(config, "val")
+    source, ids = coco.annotations.source, {"ids": coco.category_ids, "output_ids": config.category_ids}
+    return coco, match_outputs(coco.class_names, class_names, len(class_names), source, **ids)
+
+
 def validate(config: Config, network: nn.Cell, device: Device, class_names: Sequence[str]) -> dict[str, float]:
     """Measures WATCHED of a network in training, on the evaluation data; the same on all ranks.
 
@@ -228,9 +243,7 @@ def validate(config: Config, network: nn.Cell, device: Device, class_names: Sequ
         DataError: see `evaluate`.
     """
     import_pycocotools()  # on every rank: an error on the first one alone would leave the others waiting
-    coco = read_split(config, "val")
-    source, ids = coco.annotations.source, {"ids": coco.category_ids, "output_ids": config.category_ids}
-    outputs = match_outputs(coco.class_names, class_names, len(class_names), source, **ids)
+    coco, outputs = validation_classes(config, class_names)
     dataset = create_dataset(config, "val", device, coco.class_names)
     results = evaluate(_detector(network), dataset, coco, input_spec(config), config, device, outputs)
     stats = evaluate_results(coco.annotations, results).stats if device.is_main else [0.0] * len(STATS)
