@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from src.data.coco import data_paths, read_coco
+from src.data.coco import data_paths, read_split
 from src.dataset import input_spec
 from src.detect.evaluation import evaluate, match_outputs, report, require_evaluation
 from src.model_utils import device_adapter, moxing_adapter, program
@@ -51,8 +51,9 @@ def main(argv: list[str] | None = None) -> None:
         config = with_size(config, about)
         spec = input_spec(config)
         names = MODEL.find_classes(config, "val", device)
-        coco = read_coco(images, annotations, check_images=False)
-        outputs = match_outputs(names, about["class_names"], config.num_classes, annotations)
+        coco = read_split(config, "val")
+        ids = {"ids": coco.category_ids, "output_ids": spec["category_ids"]}
+        outputs = match_outputs(names, about["class_names"], config.num_classes, annotations, **ids)
         dataset = MODEL.create_dataset(config, "val", device, names)
         logger.info("%d images of %s at %dx%d", len(coco.image_ids), annotations, spec["height"], spec["width"])
         if config.dry_run:
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         start = time.monotonic()
         results = evaluate(Detector(network).set_train(False), dataset, coco, spec, config, device, outputs)
         if device.is_main:
-            report(results, annotations, config)
+            report(results, coco.annotations, config)
         logger.info("testing cost time %.2f h", (time.monotonic() - start) / 3600)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from src.backbone import load_backbone
-from src.data.coco import data_paths, read_coco
+from src.data.coco import read_split
 from src.data.visualize import write_batches
-from src.detect.evaluation import require_evaluation
+from src.detect.evaluation import require_evaluation, validation_classes
 from src.loss import create_loss
 from src.lr_scheduler import get_lr
 from src.model_utils import device_adapter, moxing_adapter, program
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if config.eval_interval:
             require_evaluation(config)
         data = find_data(MODEL, config, device)
+        if config.eval_interval:
+            validation_classes(config, data.class_names)
         config, about, network = create_network(MODEL, config, data.class_names, config.resume_yolov3)
         load_backbone(config, network)
         loss_fn = create_loss(config)
@@ -83,7 +85,7 @@ def with_classes(config: Config) -> Config:
         DataError: annotations that cannot be read.
     """
     require_range(low=1, num_classes=config.num_classes)
-    data = read_coco(*data_paths(config, "train"), check_images=False)
+    data = read_split(config, "train")
     if "num_classes" not in config.given:
         config = config.replace(num_classes=len(data.class_names))
     return config.replace(category_ids=data.category_ids)

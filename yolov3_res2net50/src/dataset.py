@@ -19,7 +19,7 @@ from .data.batches import (
     random_stream,
     training_labels,
 )
-from .data.coco import CocoData, data_paths, read_coco
+from .data.coco import KEYS, CocoData, data_paths, read_split
 from .data.pictures import input_tables, to_input
 from .data.targets import FIELDS, encode
 from .data.transforms import GREY, METHODS, Augmentation
@@ -27,6 +27,7 @@ from .detect.boxes import place
 from .model_utils.config import Config
 from .model_utils.device_adapter import Device
 from .model_utils.errors import DataError, UsageError, require_range
+from .model_utils.logger import get_logger
 from .model_utils.workers import worker_threads
 
 STRIDE = 32  # pixels; the network's inputs are multiples of it
@@ -126,12 +127,21 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
     Raises:
         DataError: what was expected, what was found.
     """
+    paths = data_paths(config, split)
+    if not config[KEYS[split][0]]:  # they were looked for
+        get_logger().info("%s images: %s, annotations: %s", {"train": "training", "val": "evaluation"}[split], *paths)
     data = _read(config, split, device)
+    if data.annotations.odd_areas:
+        get_logger().warning(
+            "%d areas of %s are no numbers; those of the boxes count", data.annotations.odd_areas, paths[1]
+        )
+    odd_boxes = int((~np.isfinite(data.annotations.bbox)).any(axis=1).sum())
+    if odd_boxes and split == "val":
+        get_logger().warning("%d boxes of %s are not finite and do not count", odd_boxes, paths[1])
     count = len(data.class_names)
     if "num_classes" in config.given and count > config.num_classes:
-        file = data_paths(config, split)[1]
         advice = f"give --num_classes {count}, or none"
-        raise DataError(f"{file} holds {count} classes, more than num_classes={config.num_classes}; {advice}")
+        raise DataError(f"{paths[1]} holds {count} classes, more than num_classes={config.num_classes}; {advice}")
     if split == "train":
         training_labels(data)
     return data.class_names
@@ -146,8 +156,7 @@ def count_images(config: Config, split: str) -> int:
 def _read(config: Config, split: str, device: Device | None = None) -> CocoData:
     """The annotations; with a device its share of the image files is checked too."""
     shard = (device.rank, device.size) if device else (0, 1)
-    paths = data_paths(config, split)
-    return read_coco(*paths, check_images=bool(device) and config.check_images, shard=shard)
+    return read_split(config, split, check_images=bool(device) and config.check_images, shard=shard)
 
 
 def create_dataset(

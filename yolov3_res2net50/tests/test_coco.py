@@ -38,10 +38,12 @@ def annotation(image_id, category_id=3, bbox=(1, 2, 10, 20), **more) -> dict:
     return {"id": 1, "image_id": image_id, "category_id": category_id, "bbox": list(bbox), **more}
 
 
-def write(folder: Path, images: list, annotations: list, categories=CATEGORIES) -> tuple[Path, Path]:
+def write(
+    folder: Path, images: list, annotations: list, categories=CATEGORIES, files: bool = True
+) -> tuple[Path, Path]:
     """An annotation file, and 60 x 40 JPEG files of the images."""
     for image in images:
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and image["file_name"]:
+        if files and isinstance(image, dict) and isinstance(image.get("file_name"), str) and image["file_name"]:
             path = folder / "images" / image["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(gradient()).save(path)
@@ -142,7 +144,7 @@ def test_what_is_not_coco_is_named(tmp_path, images, annotations, categories, me
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe\x00", "is not JSON"),
+        (b"\xff\xfe\x00", "is no text in UTF-8"),
         (b"[1, 2]", "holds a list; a COCO file holds an object with the lists"),
         (b'{"images": [], "info": 1}', r"there is no 'annotations' \(found: images, info\)"),
         (b'{"images": {}, "annotations": [], "categories": []}', "'images' is a dict"),
@@ -288,7 +290,9 @@ def test_reduced_decoding(tmp_path):
         blocks = picture[: whole.shape[0] * factor, : whole.shape[1] * factor]
         means = blocks.reshape(whole.shape[0], factor, whole.shape[1], factor, 3).mean(axis=(1, 3))
         assert close(whole, means, 3)  # pixel i covers the pixels i * factor to (i + 1) * factor
-    assert decode(tmp_path / "a.png", (61, 83), 4)[1] == 1 and decode(tmp_path / "a.jpg", (61, 99), 4)[1] == 1
+    assert decode(tmp_path / "a.png", (61, 83), 4)[1] == 1 and decode(tmp_path / "a.jpg", (122, 166), 4)[1] == 4
+    save_rotated(tmp_path / "a.jpg", 6, picture)
+    assert decode(tmp_path / "a.jpg", (83, 61), 4)[1] == 1
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "tif"])

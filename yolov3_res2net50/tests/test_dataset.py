@@ -172,6 +172,22 @@ def test_targets_are_those_of_the_boxes(digits):
     assert len(found) == 38 and found <= expected
 
 
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_resized_pictures_have_the_same_targets(digits, tmp_path, factor):
+    """The annotations state the size of before: targets and pictures are those of pictures that were not resized."""
+    changes = {"training_shape": "96,64", "per_batch_size": 1, "flip_prob": 0, "jitter": 0, "hue": 0, "saturation": 1,
+               "value": 1}  # fmt: skip
+    shutil.copytree(digits, tmp_path / "d")
+    for path in (tmp_path / "d/train2017").iterdir():
+        picture = cv2.imread(str(path))
+        cv2.imwrite(str(path), cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
+    before, after = batches(recipe(digits, **changes)), batches(recipe(tmp_path / "d", **changes))
+    assert len(before) == len(after) == 38
+    for (picture, target), (resized, scaled) in zip(before, after):
+        np.testing.assert_allclose(scaled, target, atol=1e-5)
+        assert np.abs(picture - resized).mean() < 0.3
+
+
 def test_classes_follow_the_names_that_are_given(digits):
     plain, config = recipe(digits, training_shape="96"), recipe(digits, training_shape="96", num_classes=12)
     assert batches(config)[0][1].shape[-1] == 7 + 12

@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import re
+import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +99,11 @@ def test_results_of_other_images_and_categories():
     ("text", "message"),
     [
         ("", "not JSON"),
-        ("[]", "no list 'images'"),
-        ('{"images": [], "annotations": [], "categories": []}', "empty list 'images'"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1}]}', "empty list 'annotations'"),
-        ('{"images": [{"id": 1}], "annotations": [{"id": 1}], "categories": [{"id": 1}]}', "'bbox'.*give such a file"),
-        ('{"images": [{}], "annotations": [{"id": 1}], "categories": [{"id": 1}]}', "'id'.*give such a file"),
+        ("[]", "holds a list; a COCO file holds an object"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "list 'images' is empty"),
+        ('{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', r"images\[0\] is {}"),
+        (json.dumps({**CASES["hand"]["gt"], "annotations": []}), "holds no annotations"),
+        (json.dumps({**CASES["hand"]["gt"], "annotations": [{"id": 1}]}), "image_id, category_id, bbox"),
         (None, "cannot be read"),
         (json.dumps(CASES["hand"]["gt"]), None),
     ],
@@ -112,11 +113,29 @@ def test_files(tmp_path, text, message):
     if text is not None:
         file.write_text(text, encoding="utf-8")
     if message is None:
-        assert read_annotations(file) == CASES["hand"]["gt"]
+        assert read_annotations(file) is read_annotations(file)
         assert_recorded({**CASES["hand"], "gt": file})
         return
     with pytest.raises(DataError, match=f"(?s){file}.*{message}"):
         evaluate_results(file, [])
+
+
+def test_categories_of_one_name_are_told_apart():
+    """By their ids: the measures are those of different names, and the table says which is which."""
+    case = copy.deepcopy(CASES["random"])
+    before = evaluate_results(case["gt"], case["dt"])
+    for category in case["gt"]["categories"]:
+        category["name"] = "mask"
+    after = evaluate_results(case["gt"], case["dt"])
+    assert after.stats == before.stats and [row[1:] for row in after.classes] == [row[1:] for row in before.classes]
+    ids = sorted(category["id"] for category in case["gt"]["categories"])
+    assert [row.name for row in after.classes] == [f"mask (id {number})" for number in ids]
+
+
+def test_boxes_that_are_not_finite_do_not_stop_an_evaluation():
+    case = copy.deepcopy(CASES["random"])
+    odd = {**case["gt"]["annotations"][0], "bbox": [1, float("nan"), float("inf"), 4]}
+    assert_recorded({**case, "gt": {**case["gt"], "annotations": [odd, *case["gt"]["annotations"]]}})
 
 
 def test_output_comes_back_after_an_error(monkeypatch, capsys):
@@ -350,6 +369,58 @@ def test_classes_are_matched_by_name(data):
         match_outputs(["ant", "emu"], ["ant", "bee"], 2, "file")
     with pytest.raises(DataError, match="checkpoint has 3 classes and names none, file has 2"):
         match_outputs(["ant", "bee"], None, 3, "file")
+
+
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_resized_pictures_are_measured_as_annotated(data, tmp_path, monkeypatch, factor):
+    """The files have other sizes than the annotations state: results are in the coordinates of the annotations."""
+    data = shutil.copytree(data, tmp_path / "coco")
+    for number, (width, height, _) in enumerate(IMAGES):
+        path = data / f"val2017/picture_{number}.png"
+        with Image.open(path) as picture:
+            resized = picture.resize((round(width * factor), round(height * factor)))
+        resized.save(path)
+    lines = run_eval(monkeypatch, data, tmp_path / "out", Network(["ant", "bee", "cat"]))
+    assert any("5 of 5 pictures have another size than" in line for line in lines)
+    start = lines.index("=============coco eval result=========")
+    assert lines[start + 1].endswith("= 1.000")
+    results = json.loads(next((tmp_path / "out").glob("predict_*.json")).read_text(encoding="utf-8"))
+    truth = [(10 - number, *item) for number, (_, _, objects) in enumerate(IMAGES) for item in objects]
+    found = [(row["image_id"], row["category_id"], *row["bbox"]) for row in results]
+    np.testing.assert_allclose(sorted(found), sorted(truth), atol=0.01)
+
+
+def test_categories_of_one_name_keep_their_outputs(data, tmp_path, monkeypatch):
+    """A root category with the name of a class, as exports have it: what is found counts for the category of its id."""
+    data = shutil.copytree(data, tmp_path / "coco")
+    file = data / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    for category in content["categories"]:
+        category["name"] = "ant"
+    file.write_text(json.dumps(content))
+    monkeypatch.setattr(evaluation, "_detector", lambda network: network)
+    for names, ids in ((["ant", "bee", "cat"], [3, 7, 12]), (["cat", "ant", "bee"], [12, 3, 7])):
+        config = read_config(options(data), "").replace(category_ids=ids)
+        assert validate(config, Network(names), CPU, ["ant"] * 3)["mean_average_precision"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "outputs", "output_ids", "expected"),
+    [
+        (["a", "a", "b"], [0, 1, 2], ["b", "a", "a"], [2, 0, 1], [1, 2, 0]),
+        (["a", "b"], [1, 2], ["a", "a", "b"], [0, 1, 2], [1, 2]),
+        (["a", "a"], [0, 1], ["a", "a"], [], [0, 1]),
+        (["a", "b"], [7, 8], ["b", "a"], [1, 2], [1, 0]),  # other ids: by name
+    ],
+)
+def test_outputs_are_matched_by_id_and_name(names, ids, outputs, output_ids, expected):
+    assert match_outputs(names, outputs, len(outputs), "file", ids=ids, output_ids=output_ids) == expected
+
+
+def test_doubles_that_nothing_tells_apart_are_refused():
+    for output_ids in ([], [5, 6, 7]):
+        with pytest.raises(DataError, match="stand for several classes, the first is 'a'"):
+            match_outputs(["a", "b"], ["a", "a", "b"], 3, "file", ids=[1, 2], output_ids=output_ids)
 
 
 @pytest.mark.parametrize("shares", [[[0, 1, 2, 3], []], [[0, 1, 2, 3], [4, 2]]])

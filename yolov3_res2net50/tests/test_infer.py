@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -11,6 +13,7 @@ from src.detect import infer as detect_infer
 from src.detect import prediction, video
 from src.detect.drawing import class_color
 from src.model_utils.errors import DataError, UsageError
+from src.model_utils.files import whole_file
 from src.recipe import read_config
 
 import cv2
@@ -359,6 +362,63 @@ def test_damaged_pictures_are_named_and_the_others_done(model, tmp_path, monkeyp
     assert [row["image_id"] for row in read_json(Path("out"), "predictions.json")] == ["5_sound.jpg", 9]
     assert tree(Path("out/annotated")) == ["5_sound.png", "9.png"]
     assert "in/9.png  240 x 160  " in capsys.readouterr().out and sorted(os.listdir()) == ["in", "out"]
+
+
+def test_what_is_no_regular_file_is_not_waited_for(model, tmp_path):
+    model(Finder())
+    save(tmp_path / "in" / "1.png")
+    for name in ("2.jpg", "3.mp4"):
+        os.mkfifo(tmp_path / "in" / name)
+    with pytest.raises(DataError, match=r"^2 of 3 file\(s\) could not be read") as error:
+        run(tmp_path / "in", tmp_path / "out")
+    assert str(error.value).count("a named pipe, not a regular file") == 2
+    assert [row["image_id"] for row in read_json(tmp_path / "out", "predictions.json")] == [1]
+
+
+@pytest.mark.parametrize("victim", ["result_Files/2_1.bin", "annotated/2.png", "detections.json", "predictions.json"])
+def test_a_full_disk_is_named_and_leaves_no_half_file(model, tmp_path, monkeypatch, victim):
+    """A disk without space from a file on; what had been written is whole."""
+    model(Finder(), fixed=1)
+    for number in (1, 2, 3):
+        save(tmp_path / "in" / f"{number}.png")
+    is_full = False
+
+    @contextlib.contextmanager
+    def on_a_full_disk(path):
+        nonlocal is_full
+        with whole_file(path) as temporary:
+            yield temporary
+            is_full = is_full or str(path).endswith(victim)
+            if is_full:
+                temporary.write_bytes(temporary.read_bytes()[:10])
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(temporary))
+
+    monkeypatch.setattr(detect_infer, "whole_file", on_a_full_disk)
+    with pytest.raises(DataError, match=f"{victim} cannot be written: No space left on device"):
+        run(tmp_path / "in", tmp_path / "out")
+    left = tree(tmp_path / "out")
+    assert victim not in left and not any(Path(name).name.startswith(".") for name in left)
+    expected = [f"result_Files/1_{level}.bin" for level in range(3)] + ["annotated/1.png"]
+    assert set(expected) <= set(left) and "predictions.json" not in left
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"score_threshold": "nan"}, {"nms_thresh": 2}, {"max_detections": 0}, {"per_batch_size": 0}, {"per_batch_size": 3},
+        {"testing_shape": 100}, {"test_img_shape": "32,32"}, {"input": "absent"}, {"input": "*.none"}, {"num_classes": "x"},
+        {"device_target": "TPU"}, {"no_such_key": 1},
+    ],
+)  # fmt: skip
+def test_earlier_results_stay_where_arguments_are_wrong(model, tmp_path, monkeypatch, wrong):
+    monkeypatch.chdir(tmp_path)
+    model(Finder(), fixed=2)
+    run(save(tmp_path / "1.png"), tmp_path / "out")
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in tree(tmp_path / "out")}
+    with pytest.raises((UsageError, DataError)):
+        run(tmp_path / "1.png", tmp_path / "out", *(f"--{key}={value}" for key, value in wrong.items()))
+    assert [path.name for path in tmp_path.glob("out*")] == ["out"]
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in tree(tmp_path / "out")}
 
 
 def test_old_results_are_set_aside_and_not_read(model, tmp_path):

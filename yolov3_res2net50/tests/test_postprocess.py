@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import postprocess
@@ -105,6 +106,102 @@ def test_note_of_infer_tells_the_input(data):
             run(data, *option, size=False)
     (data / "detections.json").write_text('{"input": [1]}', encoding="utf-8")
     with pytest.raises(DataError, match="detections.json, which infer.py has written, cannot be read"):
+        run(data)
+
+
+NOTE = {"height": SIDES[0], "width": SIDES[1], "keep_ratio": True, "category_ids": CATEGORY_IDS}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "", "[]", "[" * 100_000, '{"input": null}', '{"input": {}}', "not JSON", b"\xff\xfe{", 5,
+        *({"input": {**NOTE, key: value}} for key, values in {
+            "height": [63, 0, -32, 64.0, "64", True, None, 1e400, 10**9, [64]],
+            "width": [100, 2**63],
+            "keep_ratio": [1, "true", None],
+            "category_ids": [5, "a", [2, 5.0, 9], [2, "5", 9], [2, 5, 5], [2, True, 9], [[2], 5, 9], {"2": 5}, [1e400]],
+        }.items() for value in values),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_notes_that_infer_does_not_write(data, note):
+    content = note if isinstance(note, bytes) else (note if isinstance(note, str) else json.dumps(note)).encode()
+    (data / "detections.json").write_bytes(content)
+    with pytest.raises(DataError, match="detections.json, which infer.py has written, cannot be read") as error:
+        run(data, size=False)
+    assert len(str(error.value)) < 600 and "\n" not in str(error.value)
+
+
+def test_files_are_measured_before_they_are_read(data):
+    """Too large a file, here of 4 GiB without content, and one that is no regular file: neither is opened."""
+    cases = {"with_under_1_1.bin": "bytes, 2304 are expected", "plain_0.bin": "bytes; a multiple of"}
+    for name, message in cases.items():
+        file = data / "result_Files" / name
+        content = file.read_bytes()
+        os.truncate(file, 1 << 32)
+        with pytest.raises(DataError, match=f"{name} has 4294967296 {message}"):
+            run(data)
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(DataError, match=f"{name} is a named pipe, not a regular file"):
+            run(data)
+        file.unlink()
+        file.write_bytes(content)
+    assert run(data) and written(data) == expected()
+
+
+def rotated(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as picture:
+        picture.load()
+    picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("factor", [1, 2])
+def test_annotations_of_stored_pictures(data, orientation, factor):
+    """Results are of the upright picture, the annotations state the stored one, or that resized: boxes are turned back."""
+    width, height = PICTURES[0][2:]
+    path = data / "pictures/plain.png"
+    Image.new("RGB", (width * factor, height * factor)).save(path)
+    rotated(path, orientation)
+    (data / "detections.json").write_text(json.dumps({"input": NOTE}), encoding="utf-8")
+    run(data, size=False)
+    found = [row["bbox"] for row in written(data) if row["image_id"] == 100]
+    upright = (width, height) if orientation > 4 else (height, width)
+    boxes = detect(random_maps(0), place(upright, SIDES, True), upright, SIDES, 0.001, 0.5, 100).boxes
+    mask = np.zeros((*upright, len(boxes)), bool)
+    for number, (x1, y1, x2, y2) in enumerate(boxes.round().astype(int)):
+        mask[y1:y2, x1:x2, number] = True
+    inverse = {2: np.fliplr, 3: lambda m: np.rot90(m, 2), 4: np.flipud, 5: lambda m: m.swapaxes(0, 1), 6: np.rot90,
+               7: lambda m: np.rot90(m, 2).swapaxes(0, 1), 8: lambda m: np.rot90(m, 3)}  # fmt: skip
+    stored = inverse.get(orientation, lambda m: m)(mask)
+    assert len(found) == len(boxes) and stored.shape[:2] == (height, width)
+    for number, (x, y, w, h) in enumerate(found):
+        rows, columns = np.nonzero(stored[..., number].any(axis=1))[0], np.nonzero(stored[..., number].any(axis=0))[0]
+        if len(rows):
+            edges = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            np.testing.assert_allclose([x, y, x + w, y + h], edges, atol=1.01)
+
+
+def test_results_of_pictures_as_they_are_stored(data):
+    """Without the note: the application for Ascend 310 does not rotate; the annotations state the upright picture."""
+    path, (width, height) = data / "pictures/plain.png", PICTURES[0][2:]
+    Image.new("RGB", (height, width)).save(path)
+    rotated(path, 6)
+    run(data)
+    found = [row["bbox"] for row in written(data) if row["image_id"] == 100]
+    boxes = detect(random_maps(0), place((width, height), SIDES, True), (width, height), SIDES, 0.001, 0.5, 100).boxes
+    turned = np.stack([width - boxes[:, 3], boxes[:, 0], width - boxes[:, 1], boxes[:, 2]], axis=1)
+    sides = np.concatenate([turned[:, :2], turned[:, 2:] - turned[:, :2]], axis=1)
+    np.testing.assert_allclose(found, sides, atol=0.002)
+
+
+def test_pictures_of_another_aspect_ratio(data):
+    Image.new("RGB", (90, 60)).save(data / "pictures/plain.png")
+    with pytest.raises(DataError, match="plain.png cannot be used: it is 90 x 60 pixels .* state 80 x 60"):
         run(data)
 
 

@@ -230,6 +230,28 @@ def test_a_dry_run_finds_that_pycocotools_is_missing(few_digits, tmp_path, monke
     assert train.main(small_run(few_digits, tmp_path, dry_run=True)) == 0
 
 
+@pytest.mark.parametrize("fault", ["other JSON", "another category", "no file", "a name twice"])
+def test_validation_annotations_are_read_before_the_first_step(few_digits, tmp_path, fault):
+    data = tmp_path / "data"
+    shutil.copytree(few_digits, data)
+    file = data / "annotations/instances_val2017.json"
+    content = json.loads(file.read_text())
+    rows = [{**content["annotations"][0], "category_id": 99}]
+    twice = [{**row, "name": row["name"].replace("three", "two")} for row in content["categories"]]
+    texts = {
+        "other JSON": '{"images": []}',
+        "another category": json.dumps({**content, "annotations": rows}),
+        "a name twice": json.dumps({**content, "categories": twice}),
+    }
+    if fault in texts:
+        file.write_text(texts[fault])
+    else:
+        file.unlink()
+    with pytest.raises(DataError, match="instances_val2017.json"):
+        train.main(small_run(data, tmp_path, eval_interval=1))
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_data_sets_with_a_fault(few_digits, tmp_path):
     """test_coco.py has all faults."""
     file, damaged, missing = "annotations/instances_train2017.json", tmp_path / "damaged", tmp_path / "missing"

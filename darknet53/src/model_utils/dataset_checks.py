@@ -165,8 +165,13 @@ def _images_of(root: Path, name: str) -> list[str]:
     return sorted(images)
 
 
-def check_image_files(root: str | Path, paths: list[str]) -> None:
+def check_image_files(root: str | Path, paths: list[str], tree: str = IMAGE_TREE) -> None:
     """Open each file to see that it is a complete JPEG, PNG, BMP or TIFF.
+
+    Args:
+        root: of the data set, for messages.
+        paths: files.
+        tree: what is expected below `root`; empty where the paths come from a list.
 
     Raises:
         DataError: the files of the data set `root` that are not.
@@ -179,7 +184,8 @@ def check_image_files(root: str | Path, paths: list[str]) -> None:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining files
     if faults:
         problem = f"{len(faults):,} of {len(paths):,} files are not readable images; mend or remove them"
-        raise _error(Path(root), f"{root}: {problem}:\n    {_some(faults)}")
+        text = f"{root}: {problem}:\n    {_some(faults)}"
+        raise _error(Path(root), text, tree) if tree else DataError(text)
 
 
 def _faults(paths: list[str]) -> list[str]:

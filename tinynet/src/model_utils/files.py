@@ -7,6 +7,8 @@ import codecs
 import contextlib
 import os
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import DataError
@@ -19,6 +21,36 @@ MARKS = (  # with which a text may begin, and what it is then
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+KINDS = (  # of what is no regular file
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_regular(path: str | Path, what: str = "") -> int:
+    """The size in bytes of a regular file; opening a named pipe or a device could wait for ever.
+
+    Raises:
+        DataError: the path, or `what` in its place, is something else.
+        OSError: nothing is there, or nothing that this user may look at.
+    """
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(state.st_mode)), "something else")
+        raise DataError(f"{what or path} is {kind}, not a regular file")
+    return state.st_size
+
+
+def reason(error: OSError) -> str:
+    """What an error of the operating system says about a file, for messages."""
+    if isinstance(error, PermissionError):
+        return "may not be read by this user"
+    return (error.strerror or str(error)).lower()
 
 
 def read_text(
@@ -89,6 +121,24 @@ def move(file: Path, target: Path) -> None:
     try:
         shutil.move(file, temporary)
         os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path, which becomes `path` at the end: the file appears whole, or not at all.
+
+    Raises:
+        DataError: it cannot be written; an OSError inside is taken for that.
+    """
+    temporary = path.with_name(f".{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}; is the disk full?") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()

@@ -24,6 +24,7 @@ from ..model_utils.errors import DataError
 from ..model_utils.logger import get_logger
 from .coco import CocoData
 from .pictures import decode, read_picture, to_input
+from .sizes import require_same_aspect
 from .transforms import SMALLEST_SIDE, Augmentation, augment
 
 # The words from which dataset_checks.data_error makes one line.
@@ -91,12 +92,14 @@ class CocoSamples:
         return len(self.images.positions)
 
     def labels(self, index: int) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
-        height, width = self.data.sizes[self.images.positions[index]].tolist()
-        return (height, width), self.images.boxes[index], self._indices[self.images.classes[index]]
+        position = self.images.positions[index]
+        size = _readable(lambda path: self.data.size(position), self.data.paths[position])
+        boxes = self.data.in_picture(position, self.images.boxes[index])
+        return size, boxes, self._indices[self.images.classes[index]]
 
     def decode(self, index: int, reduce: int) -> tuple[np.ndarray, int]:
         position = self.images.positions[index]
-        size = tuple(self.data.sizes[position].tolist())
+        size = self.data.stated_size(position)
         return _readable(functools.partial(decode, size=size, reduce=reduce), self.data.paths[position])
 
 
@@ -259,6 +262,12 @@ class EvaluationBatches(Batches):
             yield (images, index, sizes), [functools.partial(self._fill, *row) for row in rows]
 
     def _fill(self, position: int, image: np.ndarray, size: np.ndarray) -> None:
-        stated = tuple(self.data.sizes[position].tolist())
-        picture = _readable(functools.partial(read_picture, size=stated), self.data.paths[position])
+        picture = _readable(functools.partial(self._read, position), self.data.paths[position])
         image[:], size[:] = self.transform(picture), picture.shape[:2]
+
+    def _read(self, position: int, path: Path) -> np.ndarray:
+        """A picture; ValueError where its size is not the stated one, nor that resized."""
+        stated = self.data.stated_size(position)
+        picture = read_picture(path, stated)
+        require_same_aspect(picture.shape[:2], stated)
+        return picture

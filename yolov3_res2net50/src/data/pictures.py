@@ -13,6 +13,10 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..model_utils.errors import DataError
+from ..model_utils.files import require_regular
+from .sizes import mismatch, same_aspect
+
 REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -32,8 +36,8 @@ def read_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
 
     Args:
         path: file.
-        size: height and width that the data set states. A picture that is stored in that size is not rotated; any
-            other one is rotated as its EXIF orientation says, also a square one, and never scaled.
+        size: height and width that the data set states. A picture that is stored in that size, or with that aspect
+            ratio, is not rotated; any other one is rotated as its EXIF orientation says, also a square one. None is scaled.
 
     Raises:
         ValueError: why the file is not a sound picture.
@@ -48,36 +52,84 @@ def decode(path: str | Path, size: tuple[int, int] | None = None, reduce: int = 
     Args:
         path: file.
         size: see `read_picture`.
-        reduce: 1, 2, 4 or 8: a JPEG of the stated size may be decoded to so many times fewer pixels a side.
+        reduce: 1, 2, 4 or 8: a JPEG that is not rotated may be decoded to so many times fewer pixels a side.
 
     Returns:
         The picture, and by how much it was reduced: pixel i of it covers the pixels i * f to (i + 1) * f.
     """
+    _require_regular(path)
     data = np.fromfile(path, np.uint8)
     _require_complete(data)
-    if size is not None and (size[0] != size[1] or not _may_be_rotated(data)):
+    if not _may_be_rotated(data) or _is_used_as_stored(data, size):
         reduce = reduce if data[:3].tobytes() == JPEG else 1
         picture = _decode(data, REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
-        if picture is not None and picture.shape[:2] == (-(-size[0] // reduce), -(-size[1] // reduce)):
+        if picture is not None:
             return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), reduce
     picture = _decode(data, cv2.IMREAD_COLOR)
     return (_decode_with_pillow(data) if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)), 1
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of a picture after the rotation that its EXIF orientation says; reads the file's header only.
+def _require_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe or device, which would be waited for."""
+    try:
+        require_regular(path, "it")
+    except DataError as error:
+        raise ValueError(str(error)) from error
+
+
+def _is_used_as_stored(data: np.ndarray, stated: tuple[int, int] | None) -> bool:
+    """As `keeps_orientation`, of the bytes of a file."""
+    try:
+        with Image.open(io.BytesIO(data.tobytes())) as image:
+            stored = image.size[::-1]
+    except UnidentifiedImageError:  # OpenCV knows a few more kinds
+        picture = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        stored = (0, 0) if picture is None else picture.shape[:2]
+    return keeps_orientation(stored, stated)
+
+
+def keeps_orientation(stored: tuple[int, int], stated: tuple[int, int] | None) -> bool:
+    """Whether a picture is used without the rotation of its EXIF orientation: the data set means it as it is stored.
+
+    Args:
+        stored: height and width in the file.
+        stated: those that the data set states; None: it does not.
+    """
+    if stated is None or stated[0] == stated[1]:
+        return False
+    return same_aspect(stored, stated) and mismatch(stored, stated) <= mismatch(stored[::-1], stated)
+
+
+def picture_size(path: str | Path, stated: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width of what `read_picture` gives; reads the file's header only.
+
+    Args:
+        path: file.
+        stated: see `read_picture`.
 
     Raises:
         ValueError: the file is no picture.
         OSError: the file cannot be read.
     """
+    stored, orientation = read_header(path)
+    turned = orientation in TRANSPOSED and not keeps_orientation(stored, stated)
+    return stored[::-1] if turned else stored
+
+
+def read_header(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Height and width of a picture as it is stored, and EXIF's orientation, 1 to 8; raises as `picture_size`."""
+    _require_regular(path)
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(0x0112) in TRANSPOSED else (height, width)
+            orientation = image.getexif().get(0x0112)
+            return (image.size[1], image.size[0]), orientation if orientation in range(1, 9) else 1
     except UnidentifiedImageError:
         picture = read_picture(path)  # such as a TIFF of three 16-bit channels
-        return picture.shape[0], picture.shape[1]
+        return (picture.shape[0], picture.shape[1]), 1
+    except OSError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def input_tables(mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

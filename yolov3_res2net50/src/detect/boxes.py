@@ -58,6 +58,22 @@ def place(picture: tuple[int, int], network: tuple[int, int], keep_ratio: bool) 
     return Placement(new_width, new_height, new_width / width, new_height / height, left, top)
 
 
+def to_stored(boxes: np.ndarray, orientation: int, upright: tuple[int, int]) -> np.ndarray:
+    """Boxes of an upright picture as boxes of the same picture as it is stored.
+
+    Args:
+        boxes: (n, 4).
+        orientation: EXIF's, 1 to 8, by which the stored picture becomes upright.
+        upright: height and width of the upright picture.
+    """
+    boxes = boxes.copy()
+    if orientation in (2, 3, 6, 7):
+        boxes[:, [0, 2]] = upright[1] - boxes[:, [2, 0]]
+    if orientation in (3, 4, 7, 8):
+        boxes[:, [1, 3]] = upright[0] - boxes[:, [3, 1]]
+    return boxes[:, [1, 0, 3, 2]] if orientation >= 5 else boxes
+
+
 class Detections(NamedTuple):
     """Objects found in one picture, the likeliest first.
 

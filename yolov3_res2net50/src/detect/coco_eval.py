@@ -1,16 +1,16 @@
 """COCO's measures of a detector, by pycocotools: the twelve numbers, the AP of each class, precision-recall curves.
 
-What is measured: https://cocodataset.org/#detection-eval. Where pycocotools stops or miscounts it is fed otherwise: an
-empty list of results is one, image identifiers may be texts, annotations may lack their area, and an annotation whose
-id is 0 counts (pycocotools takes it for one that no detection has found).
+What is measured: https://cocodataset.org/#detection-eval. pycocotools is not given the file but what data/annotations.py
+has read and checked of it; where it stops or miscounts it is fed otherwise: an empty list of results is one, image
+identifiers may be texts, annotations may lack their area.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.annotations import Annotations, parse, read_annotations
 from ..model_utils.errors import DataError
 from .boxes import Detections
 
@@ -89,7 +90,9 @@ def to_results(detections: Detections, image_id: int | str, category_ids: Sequen
     ]
 
 
-def evaluate_results(annotations: str | Path | dict[str, Any], results: Iterable[dict[str, Any]]) -> CocoScores:
+def evaluate_results(
+    annotations: str | Path | dict[str, Any] | Annotations, results: Iterable[dict[str, Any]]
+) -> CocoScores:
     """Measure results against annotations, over all images of the annotations.
 
     Args:
@@ -100,85 +103,55 @@ def evaluate_results(annotations: str | Path | dict[str, Any], results: Iterable
     Raises:
         DataError: annotations that are not COCO's or hold no object, results of an image that is not among them.
     """
-    content = annotations if isinstance(annotations, dict) else read_annotations(annotations)
-    source = "the annotations" if isinstance(annotations, dict) else str(annotations)
-    try:
-        images = sorted({image["id"] for image in content["images"]}, key=lambda name: (isinstance(name, str), name))
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        truth = [_box(annotation) for annotation in content["annotations"]]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"{source}: not COCO's annotations of objects: {error!r} in an entry; give such a file"
-        ) from error
-    found = [_box({**result, "area": None, "iscrowd": 0}) for result in results]
-    known = set(images)
-    truth = [row for row in truth if row["image_id"] in known]
-    evaluation, lines = _run(images, categories, truth, found, source)
-    objects = Counter(row["category_id"] for row in truth if not row["iscrowd"])
+    content = checked(annotations)
+    evaluation, lines = _run(content, list(results))
+    objects = np.bincount(content.label[~content.crowd], minlength=len(content.categories)).tolist()
     classes = [
-        ClassScore(
-            str(category.get("name", category["id"])), *_class_measures(evaluation, index), objects[category["id"]]
-        )
-        for index, category in enumerate(categories)
+        ClassScore(name, *_class_measures(evaluation, index), objects[index])
+        for index, name in enumerate(labels(content))
     ]
     precision = evaluation.eval["precision"][AT_50, :, :, ALL_AREAS, AT_100].T
     return CocoScores([float(value) for value in evaluation.stats], lines, classes, precision)
 
 
-def read_annotations(path: str | Path) -> dict[str, Any]:
-    """The content of a COCO file of objects.
-
-    Raises:
-        DataError: the file cannot be read, is not COCO's, or holds no image or no object.
-    """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"annFile={path} cannot be read: {error.strerror}; give a COCO annotation file") from error
-    except ValueError as error:
-        raise DataError(f"annFile={path} is not JSON ({error}); give a COCO annotation file") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"annFile={path} has no list '{key}'; give a COCO annotation file of objects")
-        if not content[key]:
-            raise DataError(f"annFile={path} has an empty list '{key}'; there is nothing to measure against")
-    return content
+def checked(annotations: str | Path | dict[str, Any] | Annotations) -> Annotations:
+    """The content of a file, or of what its content is, as the one reader has it; DataError where that refuses it."""
+    if isinstance(annotations, Annotations):
+        return annotations
+    return parse(annotations, "the annotations") if isinstance(annotations, dict) else read_annotations(annotations)
 
 
-def _box(entry: dict[str, Any]) -> dict[str, Any]:
-    """What pycocotools needs of an annotation or a result."""
-    x, y, width, height = (float(value) for value in entry["bbox"])
-    area = entry.get("area")
-    return {
-        "image_id": entry["image_id"],
-        "category_id": entry["category_id"],
-        "bbox": [x, y, width, height],
-        "area": width * height if area is None else float(area),
-        "iscrowd": int(entry.get("iscrowd", 0)),
-        "score": float(entry.get("score", 0)),
-    }
+def labels(content: Annotations) -> list[str]:
+    """Names of the categories for a table; where several have one name, with their ids."""
+    count = Counter(content.class_names)
+    return [row["name"] if count[row["name"]] == 1 else f"{row['name']} (id {row['id']})" for row in content.categories]
 
 
-def _run(
-    images: list, categories: list[dict], truth: list[dict], found: list[dict], source: str
-) -> tuple[Any, list[str]]:
+def _run(content: Annotations, results: list[dict[str, Any]]) -> tuple[Any, list[str]]:
     """pycocotools' evaluation, and the lines that it prints."""
-    coco_eval = import_pycocotools()
-    # In the order of their identifiers, as pycocotools takes them: it decides between equal scores.
-    places = {name: place for place, name in enumerate(images, start=1)}
-    foreign = next((row["image_id"] for row in found if row["image_id"] not in places), None)
-    if foreign is not None:
-        raise DataError(
-            f"the results hold the image {foreign!r}, which is not in {source}; give the file that they belong to"
-        )
-    quiet, printed = io.StringIO(), io.StringIO()
+    coco_eval, quiet, printed = import_pycocotools(), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(quiet):
-        evaluation = coco_eval(_coco(places, categories, truth), _coco(places, categories, found), "bbox")
+        evaluation = coco_eval(ground_truth(content), _detections(content, results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     with contextlib.redirect_stdout(printed):
         evaluation.summarize()
     return evaluation, [line for line in printed.getvalue().splitlines() if line.strip()]
+
+
+def _detections(content: Annotations, results: list[dict[str, Any]]) -> Any:
+    """pycocotools' object of results; DataError where they hold an image that the annotations do not have."""
+    images = {image_id: place for place, image_id in enumerate(content.image_ids, start=1)}
+    foreign = next((row["image_id"] for row in results if row["image_id"] not in images), None)
+    if foreign is not None:
+        raise DataError(
+            f"the results hold the image {foreign!r}, which is not in {content.source}; give the file that they belong to"
+        )
+    categories = {category_id: place for place, category_id in enumerate(content.category_ids, start=1)}
+    known = [row for row in results if row["category_id"] in categories]
+    boxes = np.array([row["bbox"] for row in known], np.float64).reshape(-1, 4)
+    image, label = [images[row["image_id"]] for row in known], [categories[row["category_id"]] for row in known]
+    return coco_object(content, image, label, boxes, scores=[float(row["score"]) for row in known])
 
 
 def import_pycocotools() -> Any:
@@ -194,18 +167,62 @@ def import_pycocotools() -> Any:
     return COCOeval
 
 
-def _coco(places: dict[Any, int], categories: list[dict], rows: list[dict]) -> Any:
-    """pycocotools' object of annotations or results, whose ids count from 1."""
+@functools.lru_cache(maxsize=2)
+def ground_truth(content: Annotations) -> Any:
+    """pycocotools' object of annotations; made once for all evaluations of a training. Boxes are finite in it."""
+    finite = np.isfinite(content.bbox).all(axis=1)
+    image, label = content.image[finite] + 1, content.label[finite] + 1
+    area, crowd = content.area[finite].tolist(), content.crowd[finite].tolist()
+    return coco_object(content, image.tolist(), label.tolist(), content.bbox[finite], areas=area, crowds=crowd)
+
+
+def coco_object(
+    content: Annotations,
+    image: Sequence[int],
+    label: Sequence[int],
+    boxes: np.ndarray,
+    *,
+    areas: Sequence[float] | None = None,
+    crowds: Sequence[bool] | None = None,
+    scores: Sequence[float] | None = None,
+) -> Any:
+    """pycocotools' object of annotations or results.
+
+    All ids in it count from 1, in the order of those of the file: images may have texts, pycocotools takes an annotation
+    whose id is 0 for one that no detection has found, and the order of the images decides between equal scores.
+
+    Args:
+        content: the images and categories.
+        image, label: of each box the place of its image and category, from 1.
+        boxes: (n, 4) x, y, width, height.
+        areas: of the objects; None: those of the boxes.
+        crowds: whether a box stands for a crowd; None: none does.
+        scores: of results.
+    """
     from pycocotools.coco import COCO
 
-    numbered = [{**row, "image_id": places[row["image_id"]], "id": number} for number, row in enumerate(rows, start=1)]
+    areas = (boxes[:, 2] * boxes[:, 3]).tolist() if areas is None else areas
+    none = [0] * len(boxes)
+    columns = zip(image, label, boxes.tolist(), areas, crowds or none, scores or none)
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": place} for place in places.values()],
-        "categories": categories,
-        "annotations": numbered,
+        "images": [{"id": place} for place in range(1, len(content.images) + 1)],
+        "categories": [{"id": place} for place in range(1, len(content.categories) + 1)],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": i,
+                "category_id": c,
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(crowd),
+                "score": score,
+            }
+            for number, (i, c, box, area, crowd, score) in enumerate(columns, start=1)
+        ],
     }
-    coco.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
     return coco
 
 

@@ -12,12 +12,15 @@ from typing import Any, Callable
 import numpy as np
 from mindspore import nn
 
-from ..data.coco import CocoData, data_paths, read_coco
+from ..data.annotations import Annotations, read_annotations
+from ..data.coco import CocoData, data_paths, read_split
+from ..data.sizes import scale_boxes
 from ..dataset import create_dataset, input_spec
 from ..model_utils.class_order import class_indices
 from ..model_utils.config import Config
 from ..model_utils.device_adapter import Device
 from ..model_utils.errors import DataError, require_range
+from ..model_utils.files import whole_file
 from ..model_utils.inference import predict
 from ..model_utils.logger import get_logger
 from ..yolo import Detector
@@ -27,6 +30,7 @@ from .coco_eval import (
     CocoScores,
     class_table,
     evaluate_results,
+    ground_truth,
     import_pycocotools,
     to_results,
     write_class_table,
@@ -54,17 +58,26 @@ def detection_options(config: Config) -> dict[str, Any]:
 
 
 def require_evaluation(config: Config) -> None:
-    """Find what would end an evaluation, before the work that comes before it.
+    """Find what would end an evaluation, before the work that comes before it: its annotations are read.
 
     Raises:
         UsageError: a value out of its range.
-        DataError: pycocotools is not installed.
+        DataError: pycocotools is not installed, or the annotations cannot be used.
     """
     detection_options(config)
     import_pycocotools()
+    ground_truth(read_annotations(data_paths(config, "val")[1]))
 
 
-def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: int, source: str | Path) -> list[int]:
+def match_outputs(
+    names: Sequence[str],
+    outputs: Sequence[str] | None,
+    number: int,
+    source: str | Path,
+    *,
+    ids: Sequence[int] = (),
+    output_ids: Sequence[int] = (),
+) -> list[int]:
     """For each class of the data set the index of the network's class output.
 
     Args:
@@ -72,6 +85,8 @@ def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: i
         outputs: names of the network's outputs; None: they are the classes of the data set, in that order.
         number: of the network's class outputs.
         source: of the data set, for messages.
+        ids: category of each class of the data set.
+        output_ids: category of each output, where it is known: classes of one name are told apart by their ids.
 
     Raises:
         DataError: the data set has classes that the network does not know, or names that occur twice in another order.
@@ -90,6 +105,10 @@ def match_outputs(names: Sequence[str], outputs: Sequence[str] | None, number: i
             f"{source} has the class '{unknown[0]}' ({len(unknown)} such), which the checkpoint of {len(outputs)} classes "
             f"({', '.join(outputs[:3])} ...) does not know; evaluate on the data that it was trained for"
         )
+    if len(ids) == len(names) and len(output_ids) == len(outputs):
+        pairs, output_pairs = list(zip(names, ids)), list(zip(outputs, output_ids))
+        if set(pairs) <= set(output_pairs):
+            return [output_pairs.index(pair) for pair in pairs]
     return class_indices(names, outputs, source)
 
 
@@ -131,9 +150,9 @@ def evaluate(
         np.add.at(counts, positions, 1)
         for number, (position, size) in enumerate(zip(positions.tolist(), sizes.tolist())):
             of_image = [select_classes(values[number], outputs) for values in maps]
-            rows.append(
-                _to_rows(position, detect(of_image, place(size, sides, spec["keep_ratio"]), size, sides, **options))
-            )
+            found = detect(of_image, place(size, sides, spec["keep_ratio"]), size, sides, **options)
+            coco.note_resized(position, size)
+            rows.append(_to_rows(position, as_stated(found, size, coco.stated_size(position))))
     *counts, faults = device.sum(counts.tolist())
     _require_all(counts, faults)
     results: list[dict[str, Any]] = []
@@ -171,6 +190,11 @@ def _require_all(counts: Sequence[float], faults: float) -> None:
         )
 
 
+def as_stated(found: Detections, size: tuple[int, int], stated: tuple[int, int]) -> Detections:
+    """Detections in a picture of `size` as those of the size that the annotations state: results are measured there."""
+    return found._replace(boxes=scale_boxes(found.boxes, size, stated))
+
+
 def _to_rows(position: int, found: Detections) -> np.ndarray:
     """Rows (k, 7) float32, which ranks exchange: position of the image, box, score, class. Exact for positions below 2 ** 24."""
     columns = (np.full(len(found.scores), position), *found.boxes.T, found.scores, found.classes)
@@ -191,6 +215,21 @@ def _detector(network: nn.Cell) -> nn.Cell:
     return Detector(network)
 
 
+def validation_classes(config: Config, class_names: Sequence[str]) -> tuple[CocoData, list[int]]:
+    """The evaluation data of a training, and for each of its classes the index of the network's class output.
+
+    Args:
+        config: recipe, with the category ids of the training data.
+        class_names: of the network's outputs.
+
+    Raises:
+        DataError: see `match_outputs`; so it is called before the first step too.
+    """
+    coco = read_split(config, "val")
+    source, ids = coco.annotations.source, {"ids": coco.category_ids, "output_ids": config.category_ids}
+    return coco, match_outputs(coco.class_names, class_names, len(class_names), source, **ids)
+
+
 def validate(config: Config, network: nn.Cell, device: Device, class_names: Sequence[str]) -> dict[str, float]:
     """Measures WATCHED of a network in training, on the evaluation data; the same on all ranks.
 
@@ -204,23 +243,22 @@ def validate(config: Config, network: nn.Cell, device: Device, class_names: Sequ
         DataError: see `evaluate`.
     """
     import_pycocotools()  # on every rank: an error on the first one alone would leave the others waiting
-    images, annotations = data_paths(config, "val")
-    coco = read_coco(images, annotations, check_images=False)
-    outputs = match_outputs(coco.class_names, class_names, len(class_names), annotations)
+    coco, outputs = validation_classes(config, class_names)
     dataset = create_dataset(config, "val", device, coco.class_names)
     results = evaluate(_detector(network), dataset, coco, input_spec(config), config, device, outputs)
-    stats = evaluate_results(annotations, results).stats if device.is_main else [0.0] * len(STATS)
+    stats = evaluate_results(coco.annotations, results).stats if device.is_main else [0.0] * len(STATS)
     # In float32 for any number of ranks, as Device.sum has it for several.
     measures = dict(zip(STATS, np.array(device.sum(stats), np.float32).tolist()))
     return {name: measures[name] for name in WATCHED}
 
 
-def report(results: list[dict[str, Any]], annotations: Path, config: Config) -> CocoScores:
+def report(results: list[dict[str, Any]], annotations: Annotations, config: Config) -> CocoScores:
     """Log COCO's lines and, in log_path, write the results, the table of the classes and the precision-recall curves."""
     logger, folder = get_logger(), Path(config.log_path)
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"predict_{time.strftime('%Y_%m_%d_%H_%M_%S')}.json"
-    file.write_text(json.dumps(results), encoding="utf-8")
+    with whole_file(file) as temporary:
+        temporary.write_text(json.dumps(results), encoding="utf-8")
     logger.info("result file path: %s", file)
     if not results:
         logger.info("no detections: no score is above eval_ignore_threshold=%g", config.eval_ignore_threshold)
@@ -228,8 +266,12 @@ def report(results: list[dict[str, Any]], annotations: Path, config: Config) -> 
     logger.info("%s", scores.block)
     if config.per_class_ap:
         logger.info("%s", class_table(scores.classes))
-    write_class_table(scores.classes, folder / "per_class.csv")
-    write_curves(scores, folder / "precision_recall.png")
+    for name, write, content in (
+        ("per_class.csv", write_class_table, scores.classes),
+        ("precision_recall.png", write_curves, scores),
+    ):
+        with whole_file(folder / name) as temporary:
+            write(content, temporary)
     logger.info("AP of each class: %s", folder / "per_class.csv")
     logger.info("precision-recall curves: %s", folder / "precision_recall.png")
     return scores

@@ -22,6 +22,7 @@ damaged (the others are done) or something else is wrong with files, 2 wrong usa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -39,6 +40,7 @@ from ..model_utils import device_adapter
 from ..model_utils.config import Config
 from ..model_utils.dataset_checks import ENDINGS, FORMATS
 from ..model_utils.errors import DataError, UsageError, require_range
+from ..model_utils.files import whole_file
 from ..model_utils.logger import get_logger, init_logger
 from ..model_utils.model import Model
 from ..model_utils.picture_files import find_pictures, fresh_folder, refuse_unsafe_output, result_names, unique_names
@@ -108,9 +110,10 @@ class Results:
 
     def add_picture(self, found: Found) -> None:
         for number, output in enumerate(found.outputs):
-            output.astype("<f4").tofile(self.folder / "result_Files" / f"{self.stems[found.index]}_{number}.bin")
-        target = self._annotated(self.names[found.index])
-        Image.fromarray(self.draw(found)).save(target)
+            with whole_file(self.folder / "result_Files" / f"{self.stems[found.index]}_{number}.bin") as file:
+                output.astype("<f4").tofile(file)
+        with whole_file(self._annotated(self.names[found.index])) as file:
+            Image.fromarray(self.draw(found)).save(file)
         path, image_id = self.root / self.files[found.index], self.ids[found.index]
         size = {"height": found.picture.shape[0], "width": found.picture.shape[1]}
         self.pictures.append(
@@ -180,7 +183,8 @@ class Results:
 
     def _write(self, name: str, text: str) -> None:
         # A file name that is not UTF-8 becomes a JSON escape, with which Python finds the file again.
-        (self.folder / name).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        with whole_file(self.folder / name) as file:
+            file.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def detect_video(predictor: Predictor, file: Path, results: Results) -> None:
@@ -252,8 +256,11 @@ def run(model: Model, argv: list[str] | None = None) -> None:
                 detect_video(predictor, file, results)
             except video.UnreadableVideo as error:
                 failures[root / file] = str(error)
-    finally:
-        results.write(config.model_file)
+    except BaseException:
+        with contextlib.suppress(DataError):  # such as on a full disk: the first error says it
+            results.write(config.model_file)
+        raise
+    results.write(config.model_file)
     logger.info("results of %d picture(s) and %d video(s): %s", len(results.pictures), len(results.videos), output)
     if failures:
         named = "".join(f"\n    {path}: {reason}" for path, reason in failures.items())

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..model_utils.errors import DataError
+from ..model_utils.files import require_regular
 
 ENDINGS = (".mp4", ".avi", ".mov", ".mkv")
 WRITERS = ((".mp4", "mp4v"), (".avi", "MJPG"))  # the second is in every build of OpenCV
@@ -33,9 +34,9 @@ class VideoReader:
 
     def __init__(self, path: Path):
         try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise UnreadableVideo(error.strerror) from error
+            size = require_regular(path, "it")
+        except (OSError, DataError) as error:
+            raise UnreadableVideo(getattr(error, "strerror", None) or str(error)) from error
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise UnreadableVideo("not a video that OpenCV can read" if size else "empty file")

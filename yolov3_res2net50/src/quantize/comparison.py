@@ -12,7 +12,7 @@ from typing import Any, Callable
 import mindspore as ms
 import numpy as np
 
-from ..data.coco import data_paths, read_coco
+from ..data.coco import data_paths, read_split
 from ..dataset import create_dataset
 from ..detect.coco_eval import evaluate_results
 from ..detect.evaluation import METRIC, evaluate, match_outputs
@@ -71,20 +71,20 @@ def _cores() -> int:
 
 def average_precision(model: Callable, about: dict[str, Any], config: Config) -> dict[str, float]:
     """AP and AP50 of an exported model, by the evaluation of eval.py, each image once."""
-    images, annotations = evaluation_data(config)
     spec, device = about["input"], Device("CPU", 0)
     config = with_input(config, about).replace(
         test_img_shape=[spec["height"], spec["width"]], testing_shape="", per_batch_size=about["batch_size"]
     )
-    coco = read_coco(images, annotations, check_images=False)
-    outputs = match_outputs(coco.class_names, about["class_names"], config.num_classes, annotations)
+    coco = read_split(config, "val")
+    source, ids = coco.annotations.source, {"ids": coco.category_ids, "output_ids": spec.get("category_ids") or []}
+    outputs = match_outputs(coco.class_names, about["class_names"], config.num_classes, source, **ids)
     dataset = create_dataset(config, "val", device, coco.class_names)
 
     def network(batch: ms.Tensor) -> tuple[ms.Tensor, ...]:
         return tuple(ms.Tensor(output) for output in model(batch.asnumpy()))
 
     results = evaluate(network, dataset, coco, spec, config, device, outputs)
-    metrics = evaluate_results(annotations, results).metrics()
+    metrics = evaluate_results(coco.annotations, results).metrics()
     return {key: metrics[key] for key in (METRIC, "AP50")}
 
 
