@@ -201,11 +201,17 @@ def test_match_classes():
     config = MODEL.read_config([], "")
     assert match_classes(["a", "b"], about_of(2, ["a", "b"]), config) == ["a", "b"]
     assert match_classes(["a", "c"], about_of(3, ["c", "b", "a"]), config) == ["c", "b", "a"], "the stored order"
-    assert match_classes(["a", "c"], about_of(5, None), config) == ["a", "c"], "no names: class i is folder i"
+    assert match_classes(["a", "c"], about_of(2, None), config) == ["a", "c"], "no names: class i is folder i"
     for names, about, message in (
-        (["a", "b", "c"], about_of(2, ["a", "b"]), "the checkpoint has 2 classes .a, b ..... val_data_dir="),
+        (
+            ["a", "b", "c"],
+            about_of(2, ["a", "c"]),
+            "has 2 classes .a, c., val_data_dir=.*: it does not know 1 of them, 'b';",
+        ),
         (["a", "b", "c"], about_of(2, None), "the checkpoint has 2 classes .unnamed"),
-        (["a", "cat"], about_of(2, ["a", "b"]), "has the class 'cat' .1 such., which the checkpoint of 2 classes"),
+        (["a", "c"], about_of(5, None), "which output is which of them is not known"),
+        (["a", "cat"], about_of(2, ["a", "b"]), "the checkpoint of 2 does not know 1 of them, 'cat'; evaluate"),
+        (["a", "cat"], about_of(2, ["a", "Cat "]), "'Cat ' is there, which differs in: blanks, upper and lower case"),
     ):
         with pytest.raises(DataError, match=message):
             match_classes(names, about, config)
@@ -237,13 +243,13 @@ def test_some_of_the_classes_keep_their_indices(toy_state, few_digits, tmp_path)
 
 
 def test_the_weights_decide_the_input_and_the_classes(few_digits, tmp_path):
-    """Twelve classes at 20 pixels by the checkpoint, ten at 16 by the recipe; the names are those of the data."""
+    """Twelve classes at 20 pixels by the checkpoint, ten at 16 by the recipe."""
     config = MODEL.read_config(["--num_classes", "12", "--image_height", "20", "--image_width", "20"], "")
     about = {"network": MODEL.describe_network(config), "input": MODEL.input_spec(config)}
     save(
         tmp_path / "twelve.ckpt",
         MODEL.build_network(about["network"]).parameters_dict(),
-        {**about, "class_names": None},
+        {**about, "class_names": [*"0123456789", "ten", "eleven"]},
     )
     recipe = MODEL.read_config(options(tmp_path / "twelve.ckpt", few_digits / "val", tmp_path, batch_size=4), "")
     config, network, dataset = load_for_evaluation(MODEL, recipe, CPU, recipe.checkpoint_path)
@@ -264,7 +270,7 @@ def test_data_that_do_not_belong_to_the_weights(few_digits, toy_state, tmp_path)
     )
     with pytest.raises(DataError, match="the checkpoint has 5 classes .unnamed.*has 10 .0, 1, 2"):
         run_eval(options(tmp_path / "five.ckpt", few_digits / "val", tmp_path))
-    with pytest.raises(DataError, match="class 'cat'"):
+    with pytest.raises(DataError, match="does not know 1 of them, 'cat'"):
         run_eval(options(toy_state, subset(few_digits, tmp_path / "val", "3", "cat"), tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no class folders"):

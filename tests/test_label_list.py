@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model_utils.checkpoint import save
 from model_utils.classification.label_list import label_lines, model_classes, write_list
+from model_utils.classification.postprocess import read_labels
 from model_utils.errors import DataError, UsageError
 from model_utils.picture_files import find_pictures, result_names
 from toy.model import MODEL
@@ -18,7 +19,12 @@ import mindspore as ms
 import pytest
 from PIL import Image
 
-ABOUT = {"network": {"name": "toy"}, "input": {}, "batch_size": 1}
+CONFIG = MODEL.read_config([], "")
+ABOUT = {
+    "network": {**MODEL.describe_network(CONFIG), "num_classes": 3},
+    "input": MODEL.input_spec(CONFIG),
+    "batch_size": 1,
+}
 
 
 def write_class_folders(root: Path, *files: str) -> Path:
@@ -29,7 +35,9 @@ def write_class_folders(root: Path, *files: str) -> Path:
 
 
 def write_model(path: Path, names: list[str] | None) -> Path:
-    path.with_name(f"{path.name}.json").write_text(json.dumps({**ABOUT, "class_names": names}))
+    path.write_bytes(b"")
+    network = {**ABOUT["network"], "num_classes": len(names or "abc")}
+    path.with_name(f"{path.name}.json").write_text(json.dumps({**ABOUT, "network": network, "class_names": names}))
     return path
 
 
@@ -74,7 +82,7 @@ def test_a_class_that_the_model_does_not_know(tmp_path):
 def test_models_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="none.ckpt is not a file"):
         model_classes(MODEL, str(tmp_path / "none.ckpt"))
-    with pytest.raises(DataError, match="none.mindir.json.* cannot be read"):
+    with pytest.raises(DataError, match="none.mindir.json.* is missing"):
         model_classes(MODEL, str(tmp_path / "none.mindir"))
 
 
@@ -96,6 +104,42 @@ def test_a_name_that_is_not_utf_8(tmp_path):
     root = write_class_folders(tmp_path / "val", f"dog/{name}.jpg")
     run_label_list(command_line(input=root, label_file=tmp_path / "label.txt"))
     assert (tmp_path / "label.txt").read_bytes() == b"caf\xe9:0\n"
+
+
+def test_a_near_class_of_the_model_is_named(tmp_path):
+    root = write_class_folders(tmp_path / "val", "hot dog/a.jpg", "ant/b.jpg")
+    with pytest.raises(DataError, match="; 'Hot_dog' is there, which differs in: underscores"):
+        label_lines(root, ["ant", "Hot_dog"])
+
+
+NAMES = ["a b", "a:b", "a:0", ":x", "a\u2028b", "a\x0bb", "caf\u00e9", "\ufeffa", "a\tb", "#a", "a\\b", "%20"]
+
+
+def test_what_is_written_is_read(tmp_path):
+    """By postprocess.py, whatever the names hold; as lines and as JSON."""
+    names = NAMES + [os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff\xfea")]
+    root = write_class_folders(tmp_path / "val", *(f"cat/{name}.jpg" for name in names), "dog/x.png")
+    _, files = find_pictures(str(root))
+    for label_file in (tmp_path / "label.txt", tmp_path / "label.json"):
+        run_label_list(command_line(input=root, label_file=label_file))
+        labels = read_labels(label_file)
+        assert sorted(labels) == sorted(result_names(files)) and sum(labels.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["a ", " a", "a\n", "a\nb", "\na", "a\r", "a\u00a0", "\t", "a\u3000"])
+def test_names_that_cannot_stand_in_a_list(tmp_path, name):
+    root = write_class_folders(tmp_path / "val", "cat/ok.jpg", f"cat/{name}.jpg")
+    with pytest.raises(
+        DataError, match="cannot stand in a label list, because of a blank at an end or a line break; rename"
+    ):
+        run_label_list(command_line(input=root, label_file=tmp_path / "label.txt"))
+    assert not (tmp_path / "label.txt").exists()
+
+
+def test_system_files_have_no_line(tmp_path):
+    root = write_class_folders(tmp_path / "val", "cat/a.jpg", "cat/._a.jpg", "@eaDir/b.jpg", ".ipynb_checkpoints/c.jpg")
+    (root / "cat/Thumbs.db").write_bytes(b"x")
+    assert label_lines(root) == ["a:0"]
 
 
 def test_folders_that_cannot_be(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from model_utils.classification.transforms import mix_batches, random_erasing
 from model_utils.config import Config
 from model_utils.device_adapter import Device
@@ -51,7 +51,7 @@ def config(**changes) -> Config:
 def pipeline(split: str, rank: int = 0, size: int = 1, recipe: Config | None = None, images: int = IMAGES, **options):
     return build_pipeline(
         Numbered(images),
-        images,
+        range(images),
         [vision.HWC2CHW()],
         recipe or config(),
         Device("CPU", 0, rank, size),
@@ -158,7 +158,7 @@ def drawn(rank: int = 0, size: int = 1, seed: int = 5, **options) -> np.ndarray:
 
     operators = [vision.RandomCrop((8, 8), (4, 4, 4, 4)), vision.RandomColorAdjust((0.5, 1.5)), vision.HWC2CHW()]
     recipe, device = config(batch_size=1, seed=seed), Device("CPU", 0, rank, size)
-    dataset = build_pipeline(source, IMAGES, operators, recipe, device, split="train", **options)
+    dataset = build_pipeline(source, range(IMAGES), operators, recipe, device, split="train", **options)
     return np.array([image[0] for image, _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)])
 
 
@@ -194,7 +194,7 @@ def test_types_and_batch_operators():
     assert labels.dtype == np.int32 and labels.shape == (3,) and images.shape == (3, 3, 8, 8)
     operators = [vision.Normalize([0.0] * 3, [1.0] * 3), vision.HWC2CHW()]
     dataset = build_pipeline(
-        Numbered(), IMAGES, operators, config(), CPU, split="train",
+        Numbered(), range(IMAGES), operators, config(), CPU, split="train",
         serial_operators=random_erasing(1.0), batch_operators=mix_batches(0.4, 0.5, 0.5),
     )  # fmt: skip
     images, labels = next(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
@@ -224,10 +224,12 @@ def test_image_folders(few_digits, tmp_path):
             (tmp_path / name / path.name).write_bytes(path.read_bytes())
             (tmp_path / ".hidden").mkdir(exist_ok=True)
             (tmp_path / ".hidden" / path.name).write_bytes(b"")
-    (tmp_path / "7/.DS_Store").write_bytes(b"")
+    for name in ("7/.DS_Store", "7/._0.jpg", "9/.x.jpg", "9/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "notes.txt").write_text("text")
     assert count_image_folder(str(tmp_path)) == 6
-    dataset = image_folder(str(tmp_path), [str(digit) for digit in range(10)], shuffle=False)
+    sampler = ds.SubsetSampler(image_positions(str(tmp_path)))
+    dataset = image_folder(str(tmp_path), [str(digit) for digit in range(10)], sampler=sampler, decode=True)
     labels = [int(label) for _, label in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)]
     assert labels == [7] * 3 + [9] * 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from model_utils.classification import postprocess
@@ -133,7 +134,7 @@ def test_labels_in_json(tmp_path, capsys):
 
 
 def test_label_list_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="label_file=.*none.txt cannot be read: .*lines NAME:CLASS_INDEX"):
+    with pytest.raises(DataError, match="label_file=.*none.txt cannot be read: .*give a text file"):
         postprocess.read_labels(tmp_path / "none.txt")
 
 
@@ -195,3 +196,29 @@ def test_folder_without_results_is_refused_with_a_hint(tmp_path):
 def test_options_that_are_missing(tmp_path):
     with pytest.raises(UsageError, match="--label_file is missing; give a text file"):
         postprocess.run(PLAIN, ["--result_path", str(tmp_path)])
+
+
+def test_sizes_are_compared_before_anything_is_read(tmp_path, monkeypatch):
+    folder = write_results(tmp_path / "r")
+    names = sorted(path.stem for path in folder.glob("*.bin"))
+    labels = tmp_path / "label.txt"
+    labels.write_text("".join(f"{name}:0\n" for name in names))
+    with open(folder / f"{names[-1]}.bin", "wb") as file:
+        file.truncate(4 << 30)  # sparse
+    monkeypatch.setattr(
+        np, "fromfile", lambda path, *_: pytest.fail("read") if "4" in str(path) else np.zeros(3, "<f4")
+    )
+    with pytest.raises(DataError, match="4,294,967,296 bytes, more than logits of one picture take"):
+        postprocess.count_hits(sorted(folder.glob("*.bin")), [0] * len(names))
+
+
+def test_what_is_no_regular_file_among_the_results(tmp_path):
+    folder = write_results(tmp_path / "r")
+    os.mkfifo(folder / "z.bin")
+    with pytest.raises(DataError, match="z.bin is a named pipe, not a regular file"):
+        postprocess.count_hits(sorted(folder.glob("*.bin")), [0] * 9)
+
+
+def test_a_near_name_of_the_list(tmp_path):
+    with pytest.raises(DataError, match="1 results have no line in the label list: a b; 'A_b' is there, which differs"):
+        postprocess.match_labels(["a b", "c"], {"A_b": 1, "c": 2})

@@ -44,7 +44,7 @@ def test_evaluation_equals_pillow(tmp_path):
     config = read_config(["--val_data_dir", str(tmp_path / "val"), "--per_batch_size", "1"], "")
     ((tensor, label),) = batches(config, "val", names=["a"])
     resized = Image.open(file).resize((256 * 500 // 300, 256), Image.Resampling.BILINEAR)
-    left, top = (resized.width - 224) // 2, (256 - 224) // 2
+    left, top = round((resized.width - 224) / 2), (256 - 224) // 2
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float64) / 255
     expected = ((expected - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)
     assert label[0] == 0 and tensor.shape == (1, 3, 224, 224) and tensor.dtype == np.float32

@@ -147,7 +147,8 @@ def _read(config: Config, split: str, device: Device | None = None) -> CocoData:
     """The annotations; with a device its share of the image files is checked too."""
     shard = (device.rank, device.size) if device else (0, 1)
     paths = data_paths(config, split)
-    return read_coco(*paths, check_images=bool(device) and config.check_images, shard=shard)
+    level = config.check_images if device else "off"
+    return read_coco(*paths, check_images=level, max_pixels=config.max_pixels, shard=shard)
 
 
 def create_dataset(

@@ -17,8 +17,8 @@ from typing import Any, Callable
 import numpy as np
 
 from ..model_utils.config import Config
-from ..model_utils.dataset_checks import check_image_files
 from ..model_utils.errors import DataError, UsageError
+from ..model_utils.picture_check import MAX_PIXELS, check_image_files, check_level
 from .pictures import picture_size
 
 KEYS = {"train": ("train_img_dir", "train_annFile"), "val": ("img_path", "annFile")}
@@ -99,13 +99,21 @@ def _layout_error(problem: str, root: Path, place: Path, folder: Path, file: Pat
     return DataError(f"{problem}\nexpected, below {root}:\n    {tree}\nfound:\n{place}/\n    {found}")
 
 
-def read_coco(images: Path, annotations: Path, *, check_images: bool, shard: tuple[int, int] = (0, 1)) -> CocoData:
+def read_coco(
+    images: Path,
+    annotations: Path,
+    *,
+    check_images: str | bool,
+    max_pixels: int = MAX_PIXELS,
+    shard: tuple[int, int] = (0, 1),
+) -> CocoData:
     """Read and check an annotation file; it is read once in a process, as long as it does not change.
 
     Args:
         images: folder that the file names are relative to.
         annotations: annotation file.
-        check_images: open every image file to see that it is a complete JPEG, PNG, BMP or TIFF.
+        check_images: how thoroughly files are checked, see `check_level`.
+        max_pixels: see `require_pixels`.
         shard: (rank, size): this process opens every size-th file.
 
     Raises:
@@ -117,15 +125,15 @@ def read_coco(images: Path, annotations: Path, *, check_images: bool, shard: tup
         raise DataError(f"{annotations} cannot be read: {error.strerror}; give an annotation file of COCO") from error
     version = (state.st_mtime_ns, state.st_size)
     data = _read(Path(images), Path(annotations), version)
-    if check_images:
-        _check_images(Path(images), Path(annotations), version, shard)
+    _check_images(Path(images), Path(annotations), version, (check_level(check_images), max_pixels, shard))
     return data
 
 
 @functools.lru_cache(maxsize=4)
-def _check_images(images: Path, annotations: Path, version: tuple[int, int], shard: tuple[int, int]) -> None:
-    paths = _read(images, annotations, version).paths
-    check_image_files(images, [str(path) for path in paths[shard[0] :: shard[1]]])
+def _check_images(images: Path, annotations: Path, version: tuple[int, int], how: tuple) -> None:
+    level, max_pixels, shard = how
+    paths = [str(path) for path in _read(images, annotations, version).paths]
+    check_image_files(images, paths, level=level, max_pixels=max_pixels, shard=shard)
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from .errors import DataError
@@ -19,6 +20,36 @@ MARKS = (  # with which a text may begin, and what it is then
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+
+KINDS = (  # of what is no regular file
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_regular(path: str | Path, what: str = "") -> int:
+    """The size in bytes of a regular file; opening a named pipe or a device could wait for ever.
+
+    Raises:
+        DataError: the path, or `what` in its place, is something else.
+        OSError: nothing is there, or nothing that this user may look at.
+    """
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(state.st_mode)), "something else")
+        raise DataError(f"{what or path} is {kind}, not a regular file")
+    return state.st_size
+
+
+def reason(error: OSError, done: str = "read") -> str:
+    """What an error of the operating system says about a file that was to be read, or what else is `done` with it."""
+    if isinstance(error, PermissionError):
+        return f"may not be {done} by this user"
+    return (error.strerror or str(error)).lower()
 
 
 def read_text(path: str | Path, what: str = "", *, errors: str = "strict", largest: int = LARGEST_TEXT) -> str:
@@ -57,6 +88,33 @@ def apply_umask(path: str | Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     os.chmod(path, (0o777 if os.path.isdir(path) else 0o666) & ~mask)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; DataError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be made: {reason(error, 'made')}; make room or give another place") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        DataError: it cannot be written, such as where the disk is full.
+    """
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {reason(error, 'written')}; make room or give another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def move(file: Path, target: Path) -> None:
