@@ -154,7 +154,8 @@ SPECS = {
 }
 TREE = (
     "a.b.jpg a.c.jpg cat/1.jpg dog/1.jpg dog/1.PNG Upper.JPEG upper.Bmp cat__1.tiff deep/er/x.tif deep/x.jpeg "
-    "cat/own.jpg .hidden/y.jpg .z.jpg old/annotated/q.jpg old/result_Files/w.jpg old/r.jpg notes.txt"
+    "cat/own.jpg .hidden/y.jpg .z.jpg old/annotated/q.jpg old/result_Files/w.jpg old/r.jpg notes.txt "
+    "@eaDir/v.jpg cat/@eaDir/v.jpg __MACOSX/u.jpg cat/._1.jpg Thumbs.db/t.jpg"
 ).split()
 
 
@@ -228,7 +229,9 @@ def test_a_letterbox_is_grey_and_centred(app, tmp_path, interpolation):
 
 def test_results_have_the_names_that_infer_gives_them(app, tmp_path, reference):
     names = json.loads((reference / "names.json").read_text())
-    assert len(names) == len(TREE) - 6, "hidden files, earlier results of infer.py and other files are left out"
+    assert len(names) == len(TREE) - 11, (
+        "hidden and system files, earlier results of infer.py and other files are left out"
+    )
     run = app(model_text("echo", batch=2), dataset=reference / "tree")
     assert run.returncode == 0, run.stderr
     found = results(tmp_path / "run")
@@ -283,11 +286,12 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "gif.jpg").write_bytes(b"GIF89a\x01\x00\x01\x00")
     (folder / "half.bmp").write_bytes(bmp[:-20])
     (folder / "link.bmp").symlink_to(folder / "gone.bmp")
+    os.mkfifo(folder / "pipe.jpg")
     save(folder / "long.bmp", np.zeros((9000, 1, 3), np.uint8))
     return {
         "cut.jpg": "truncated JPEG file", "empty.png": "empty file", "gif.jpg": "not a JPEG, PNG, BMP or TIFF file",
         "half.bmp": "cannot be decoded", "link.bmp": "No such file or directory",
-        "long.bmp": "of 1 x 9000 pixels, cannot be resized to 224 x 2016000",
+        "long.bmp": "of 1 x 9000 pixels, cannot be resized to 224 x 2016000", "pipe.jpg": "not a regular file",
     }  # fmt: skip
 
 
@@ -299,7 +303,7 @@ def test_broken_pictures_are_reported_and_the_others_done(app, tmp_path):
     assert run.returncode == 1
     assert sorted(results(tmp_path / "run")) == ["good.bin", "whole.bin"]
     lines = run.stderr.splitlines()
-    assert lines[0] == "error: 6 of 8 pictures could not be read and have no result:"
+    assert lines[0] == "error: 7 of 9 pictures could not be read and have no result:"
     assert lines[1:] == [f"    {data / name}: {reason}" for name, reason in sorted(broken.items())]
     assert "of infer_count 1\n" in (tmp_path / "run/time_Result/test_perform_static.txt").read_text()
 
