@@ -15,12 +15,11 @@ from mindspore.train import Callback
 
 from . import checkpoint, moxing_adapter
 from .callbacks import Evaluate, Interrupt, SaveCheckpoint
-from .class_order import head_rows, reorder_heads
+from .class_order import head_rows, reorder_heads, some
 from .config import Config
 from .dataset_checks import data_errors, require_steps
 from .device_adapter import Device
 from .errors import DataError, require_range
-from .image_folder import some
 from .logger import get_logger
 from .model import Model
 from .near_names import near_name
@@ -51,7 +50,7 @@ def find_data(model: Model, config: Config, device: Device) -> Data:
         extra = [name for name in val_names if name not in set(names)]
         if extra:
             raise DataError(
-                f"the validation data has {len(extra)} classes that the training data lacks: {some(map(repr, extra))}"
+                f"the validation data has {len(extra)} classes that the training data lacks: {some(list(map(repr, extra)))}"
                 f"{near_name(extra[0], names)}; both need the same class names"
             )
     require_range(low=1, batch_size=config.batch_size, accumulate_steps=config.accumulate_steps)

@@ -91,7 +91,9 @@ def require_header(path: str | Path, max_pixels: int) -> None:
     try:
         with Image.open(path) as image:
             size = image.size
-    except (UnidentifiedImageError, SyntaxError, ValueError):
+    except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         return  # its reader knows more kinds, or says what is wrong
     require_pixels(size, max_pixels)
 

@@ -12,7 +12,8 @@ from mindspore import Tensor
 
 from .checkpoint import STATE_PREFIX
 from .errors import DataError
-from .image_folder import some
+
+LISTED = 5
 
 
 def require_unique(names: Sequence[str], source: object) -> None:
@@ -23,6 +24,11 @@ def require_unique(names: Sequence[str], source: object) -> None:
             f"{source}: {len(doubles)} class names stand for several classes, the first is '{doubles[0]}', and the order of "
             "the classes is another one elsewhere; give each class a name of its own"
         )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, for messages."""
+    return ", ".join(map(str, names[:LISTED])) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def class_indices(names: Sequence[str], outputs: Sequence[str], source: object) -> list[int]:
