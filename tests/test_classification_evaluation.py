@@ -29,6 +29,7 @@ from toy_runs import command_line
 import mindspore as ms
 import numpy as np
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("programs")
 CPU = Device("CPU", 0)
@@ -300,3 +301,18 @@ def test_dry_run(few_digits, toy_state, tmp_path):
     (tmp_path / "val/0/a.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"val/0/a\.jpg"):
         run_eval(options(toy_state, tmp_path / "val", tmp_path, dry_run=True, check_images=False))
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_damaged_picture_leaves_no_file_behind(toy_state, few_digits, tmp_path, monkeypatch, dry_run):
+    """Without the check, MindData's decoder finds it, and writes a copy into the current directory."""
+    data = subset(few_digits, tmp_path / "val", "3")
+    picture = sorted((data / "3").iterdir())[0]
+    Image.effect_noise((200, 200), 80).convert("RGB").save(picture)
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    argv = options(toy_state, data, tmp_path, check_images="off", dry_run=dry_run)
+    with pytest.raises(DataError, match=f"{picture} cannot be used"):
+        run_eval(argv)
+    assert not list((tmp_path / "here").iterdir())
