@@ -47,6 +47,7 @@ GREY = 128  # of what a JPEG decoder has no data for
 PADDING = bytes(range(1, 255)) * 2
 MARKER = re.compile(rb"\xff+[^\0\xff]")
 RESTARTS, START_OF_SCAN, END_OF_IMAGE = range(0xD0, 0xD8), 0xDA, 0xD9
+SCAN, RESTARTS_FOLLOW = b"\xff\xda", b"\xff\xdd\0\4"
 RESTART_INTERVAL, BASELINE = 0xDD, (0xC0, 0xC1)
 NEXT_LINE = "\n    "
 LARGEST_LACK = 0.01  # share of the pixels for which a JPEG may lack data
@@ -166,14 +167,19 @@ def _require_data(path: str | Path, image: Image.Image) -> None:
         return
     with open(path, "rb") as file:
         data = file.read()
+    if _is_plain(data, image) and not _ends_in_grey(image):
+        return
     segments = list(_segments(data))
     if not _restarts_are_whole(segments, image.size):
         raise DataError("damaged: restart markers are missing, so that parts of the picture are made up or misplaced")
-    ends = [segment.end for segment in segments if segment.end]
-    if len(ends) != 1 or image.mode not in ("L", "RGB") or _ends_in_grey(image):
-        lack = _lack(data, ends, image)
-        if lack > LARGEST_LACK:
-            raise DataError(f"damaged: {lack:.0%} of the picture are made up, because its data end too early")
+    lack = _lack(data, [segment.end for segment in segments if segment.end], image)
+    if lack > LARGEST_LACK:
+        raise DataError(f"damaged: {lack:.0%} of the picture are made up, because its data end too early")
+
+
+def _is_plain(data: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG is surely of one scan without restarts: what such a one lacks is at its end."""
+    return image.mode in ("L", "RGB") and data.count(SCAN) == 1 and RESTARTS_FOLLOW not in data
 
 
 def _ends_in_grey(image: Image.Image) -> bool:
