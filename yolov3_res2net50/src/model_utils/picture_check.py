@@ -387,7 +387,9 @@ class Memory:
         )
         self.folder, self.name = cache_folder(), place.hexdigest()[:24]
         self.file = self.folder / f"{self.name}-{shard[0]}-{shard[1]}.checked"
-        self.before = {int(key) >> 2: int(key) & 3 for key in self._read()}
+        self.root = str(root)
+        before = self._read()
+        self.before = dict(zip((before >> np.uint64(2)).tolist(), (before & np.uint64(3)).tolist()))
         self.now: list[int] = []
 
     def key(self, path: str) -> int:
@@ -396,7 +398,7 @@ class Memory:
             state = os.stat(path)
         except OSError:
             return 0
-        text = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+        text = f"{path.removeprefix(self.root).lstrip(os.sep)} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
         return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:8], "little") >> 2
 
     def known(self, key: int) -> Finding | None:
@@ -420,11 +422,13 @@ class Memory:
         except OSError as error:
             get_logger().info("notice: the check of the pictures is not remembered: %s %s", self.folder, reason(error))
 
-    def _read(self) -> Iterator[np.uint64]:
+    def _read(self) -> np.ndarray:
+        found = [np.zeros(0, np.uint64)]
         for file in self.folder.glob(f"{self.name}-*.checked"):
             with contextlib.suppress(OSError):
                 content = file.read_bytes()
-                yield from np.frombuffer(content[: len(content) // 8 * 8], np.uint64)
+                found.append(np.frombuffer(content[: len(content) // 8 * 8], np.uint64))
+        return np.concatenate(found)
 
 
 def cache_folder() -> Path:
