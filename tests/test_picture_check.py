@@ -263,7 +263,7 @@ def test_levels():
 def decoded(monkeypatch):
     """Sizes of the pictures that are decoded."""
     found, original = [], Image.Image.load
-    monkeypatch.setattr(picture_check, "_require_data", lambda path, image: found.append(os.path.basename(path)))
+    monkeypatch.setattr(picture_check, "require_data", lambda path, image: found.append(os.path.basename(path)))
     assert original
     return found
 

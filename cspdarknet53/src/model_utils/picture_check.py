@@ -2,19 +2,14 @@
 """Are these files pictures that training will see as they are: every one is decoded once, and what was found remembered.
 
 MindData's decoder may end the process at a damaged JPEG, and shows what is missing as grey without a word. Pillow refuses
-all that end the process; what is grey is found by decoding twice, see `_lacks_data`.
+all that end the process; what is grey is found by decoding twice, see `jpeg_data.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
 import os
-import re
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -22,9 +17,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from .check_memory import Memory
 from .errors import DataError, UsageError
 from .files import reason, require_regular
 from .image_folder import some
+from .jpeg_data import require_data
 from .logger import get_logger
 from .option_values import BOOLEANS
 from .workers import own_cores
@@ -43,15 +40,8 @@ BITS_PER_SAMPLE = 258  # tag of TIFF
 HEAD, TAIL = 4096, 12  # bytes that the fast check reads
 CHUNK, READERS = 100, 16
 REPORT_INTERVAL = 30.0  # seconds
-GREY = 128  # of what a JPEG decoder has no data for
-PADDING = bytes(range(1, 255)) * 2
-MARKER = re.compile(rb"\xff+[^\0\xff]")
-RESTARTS, START_OF_SCAN, END_OF_IMAGE = range(0xD0, 0xD8), 0xDA, 0xD9
-SCAN, RESTARTS_FOLLOW = b"\xff\xda", b"\xff\xdd\0\4"
-RESTART_INTERVAL, BASELINE = 0xDD, (0xC0, 0xC1)
+START_OF_SCAN = 0xDA  # marker of JPEG
 NEXT_LINE = "\n    "
-LARGEST_LACK = 0.01  # share of the pixels for which a JPEG may lack data
-CHECK_VERSION = 1  # a higher one forgets what was remembered
 
 # ---- Options ---------------------------------------------------------------------------------------------------------
 
@@ -121,7 +111,7 @@ def examine(path: str | Path, level: str = "full", max_pixels: int = MAX_PIXELS)
             is_deep = _has_16_bits(path, image)
             if level == "full" or is_deep or not _ends_well(path):
                 image.load()
-                _require_data(path, image)
+                require_data(path, image)
             return Finding("", is_deep, is_deep and _is_dark(image))
     except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
         return Finding(explain(error, size))
@@ -159,93 +149,6 @@ def _is_dark(image: Image.Image) -> bool:
     ranges = image.getextrema()
     highest = max(high for _, high in ranges) if isinstance(ranges[0], tuple) else ranges[1]
     return highest < (4096 if image.mode.startswith("I;16") else 16)
-
-
-def _require_data(path: str | Path, image: Image.Image) -> None:
-    """Raise DataError for a JPEG of which the decoder made up a part."""
-    if image.format not in ("JPEG", "MPO"):
-        return
-    with open(path, "rb") as file:
-        data = file.read()
-    if _is_plain(data, image) and not _ends_in_grey(image):
-        return
-    segments = list(_segments(data))
-    if not _restarts_are_whole(segments, image.size):
-        raise DataError("damaged: restart markers are missing, so that parts of the picture are made up or misplaced")
-    lack = _lack(data, [segment.end for segment in segments if segment.end], image)
-    if lack > LARGEST_LACK:
-        raise DataError(f"damaged: {lack:.0%} of the picture are made up, because its data end too early")
-
-
-def _is_plain(data: bytes, image: Image.Image) -> bool:
-    """Whether a JPEG is surely of one scan without restarts: what such a one lacks is at its end."""
-    return image.mode in ("L", "RGB") and data.count(SCAN) == 1 and RESTARTS_FOLLOW not in data
-
-
-def _ends_in_grey(image: Image.Image) -> bool:
-    width, height = image.size
-    corner = image.crop((max(0, width - 4), max(0, height - 4), width, height))
-    return set(corner.tobytes()) == {GREY}
-
-
-def _lack(data: bytes, ends: Sequence[int], image: Image.Image) -> float:
-    """The share of a JPEG's pixels for which the file has no data.
-
-    Bytes are put before each marker at which a decoder's data end. Where a decoder has had all it needs, it skips them;
-    where not, it takes them for what is missing, and the picture is another one.
-    """
-    parts = [data[start:end] for start, end in zip([0, *ends], [*ends, len(data)])]
-    with Image.open(io.BytesIO(PADDING.join(parts)), formats=["JPEG"]) as other:
-        other.load()
-        differs = np.asarray(image) != np.asarray(other)
-    return float(differs.any(axis=2).mean() if differs.ndim == 3 else differs.mean())
-
-
-class _Segment(NamedTuple):
-    """A part of a JPEG: its marker, what belongs to it, and where coded data that follow end (0: none follow)."""
-
-    code: int
-    content: bytes
-    end: int
-
-
-def _segments(data: bytes) -> Iterator[_Segment]:
-    """The segments of a JPEG up to the end of its first image."""
-    position = 2
-    while (found := MARKER.search(data, position)) and found[0][-1] != END_OF_IMAGE:
-        code, start, end = found[0][-1], found.end(), 0
-        position = start if code in RESTARTS else start + int.from_bytes(data[start : start + 2], "big")
-        content = data[start + 2 : position]
-        if code in RESTARTS or code == START_OF_SCAN:
-            following = MARKER.search(data, position)
-            position = end = following.end() - 2 if following else len(data)
-        yield _Segment(code, content, end)
-
-
-def _restarts_are_whole(segments: Sequence[_Segment], size: tuple[int, int]) -> bool:
-    """Whether the restart markers of each scan count from 0 to 7 and on from 0, and are as many as a baseline scan has."""
-    expected = number = 0
-    for code in (segment.code for segment in segments):
-        if code == START_OF_SCAN:
-            expected = 0
-        elif code in RESTARTS:
-            if code - RESTARTS[0] != expected:
-                return False
-            expected, number = (expected + 1) % 8, number + 1
-    wanted = _restarts_of_baseline({segment.code: segment.content for segment in segments}, size)
-    return wanted is None or number == wanted or [s.code for s in segments].count(START_OF_SCAN) != 1
-
-
-def _restarts_of_baseline(contents: Mapping[int, bytes], size: tuple[int, int]) -> int | None:
-    """How many restart markers a picture of one scan needs; None where it is no such picture."""
-    interval = int.from_bytes(contents.get(RESTART_INTERVAL, b""), "big")
-    frame = next((contents[code] for code in BASELINE if code in contents), b"")
-    if not interval or len(frame) < 9:
-        return None
-    sampling = frame[7::3] if frame[5] > 1 else b"\x11"  # a single channel goes by blocks of 8 x 8
-    width, height = (8 * max(kind >> 4 for kind in sampling), 8 * max(kind & 15 for kind in sampling))
-    units = -(-size[0] // width) * -(-size[1] // height)
-    return -(-units // interval) - 1
 
 
 # ---- The fast look at a file's end -----------------------------------------------------------------------------------
@@ -343,10 +246,12 @@ def _recall(path: str, level: str, max_pixels: int, memory: Memory | None) -> Fi
     if memory is None:
         return examine(path, level, max_pixels)
     key = memory.key(path)
-    finding = memory.known(key)
-    if finding is None:
-        finding = examine(path, level, max_pixels)
-        memory.add(key, finding)
+    bits = memory.known(key)
+    if bits is not None:
+        return Finding("", bool(bits & 1), bool(bits & 2))
+    finding = examine(path, level, max_pixels)
+    if not finding.fault:
+        memory.add(key, finding.is_deep | finding.is_dark << 1)
     return finding
 
 
@@ -376,61 +281,3 @@ class Progress:
             self.next = now + REPORT_INTERVAL
             left = (now - self.start) * (self.total - done) / done
             get_logger().info("checked %s of %s pictures, %.0f s left", f"{done:,}", f"{self.total:,}", left)
-
-
-class Memory:
-    """Which files of a data set were found sound, by path, size and times: 8 bytes a file in the user's cache folder."""
-
-    def __init__(self, root: str | Path, shard: tuple[int, int], max_pixels: int):
-        place = hashlib.sha256(
-            f"{CHECK_VERSION} {max_pixels} {os.path.abspath(root)}".encode("utf-8", "surrogateescape")
-        )
-        self.folder, self.name = cache_folder(), place.hexdigest()[:24]
-        self.file = self.folder / f"{self.name}-{shard[0]}-{shard[1]}.checked"
-        self.root = str(root)
-        before = self._read()
-        self.before = dict(zip((before >> np.uint64(2)).tolist(), (before & np.uint64(3)).tolist()))
-        self.now: list[int] = []
-
-    def key(self, path: str) -> int:
-        """62 bits that change with the file, 0 where there is none."""
-        try:
-            state = os.stat(path)
-        except OSError:
-            return 0
-        text = f"{path.removeprefix(self.root).lstrip(os.sep)} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
-        return int.from_bytes(hashlib.sha256(os.fsencode(text)).digest()[:8], "little") >> 2
-
-    def known(self, key: int) -> Finding | None:
-        flags = self.before.get(key)
-        if flags is None:
-            return None
-        self.now.append(key << 2 | flags)
-        return Finding("", bool(flags & 1), bool(flags & 2))
-
-    def add(self, key: int, finding: Finding) -> None:
-        if key and not finding.fault:
-            self.now.append(key << 2 | finding.is_deep | finding.is_dark << 1)
-
-    def save(self) -> None:
-        """Write the file anew; where that cannot be, the next check takes as long as this one."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(np.array(self.now, np.uint64).tobytes())
-            os.replace(file.name, self.file)
-        except OSError as error:
-            get_logger().info("notice: the check of the pictures is not remembered: %s %s", self.folder, reason(error))
-
-    def _read(self) -> np.ndarray:
-        found = [np.zeros(0, np.uint64)]
-        for file in self.folder.glob(f"{self.name}-*.checked"):
-            with contextlib.suppress(OSError):
-                content = file.read_bytes()
-                found.append(np.frombuffer(content[: len(content) // 8 * 8], np.uint64))
-        return np.concatenate(found)
-
-
-def cache_folder() -> Path:
-    """Of the user; nothing in it is needed."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mindspore_model_zoo"
