@@ -14,8 +14,9 @@ import os
 from pathlib import Path
 
 from src.model_utils import program
-from src.model_utils.dataset_checks import ENDINGS, check_image_folder
+from src.model_utils.dataset_checks import check_image_folder
 from src.model_utils.errors import DataError
+from src.model_utils.image_folder import list_image_folder
 
 OUTPUT = "imagenet_label.json"
 
@@ -27,16 +28,13 @@ def image_labels(folder: str | Path) -> dict[str, int]:
         DataError: another kind of folder, or a file name that two classes have.
     """
     labels: dict[str, int] = {}
-    names = check_image_folder(folder, None, check_images=False)
-    for index, name in enumerate(names):
-        for path in sorted(Path(folder, name).iterdir()):
-            if path.name.startswith(".") or not path.name.endswith(ENDINGS):
-                continue
-            if path.name in labels:
-                raise DataError(
-                    f"{path} has the name of a file of class {names[labels[path.name]]}; rename one of the two"
-                )
-            labels[path.name] = index
+    names = check_image_folder(folder, None, check_images="off")
+    for index, files in enumerate(list_image_folder(folder).images.values()):
+        for file in files:
+            if file in labels:
+                path = Path(folder, names[index], file)
+                raise DataError(f"{path} has the name of a file of class {names[labels[file]]}; rename one of the two")
+            labels[file] = index
     return labels
 
 

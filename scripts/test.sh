@@ -33,6 +33,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 prepare_environment
 RESULTS=$(mktemp -d)
 trap 'rm -rf -- "$RESULTS"' EXIT
+export XDG_CACHE_HOME=$RESULTS/cache # what checks of pictures remember
 PASSED=0 FAILED=0 SKIPPED=0 SUMMARY=""
 
 add() { # NAME PASSED FAILED SKIPPED

@@ -32,6 +32,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("programs")
 CPU = Device("CPU", 0)
@@ -198,9 +199,10 @@ OTHER = "evaluate on the data that it was trained for"
         ([A, C], 3, [C, B, A], False, [C, B, A]),  # the stored order
         ([A, C], 2, None, False, [A, C]),  # no names: class i is folder i
         ([A, C], 5, None, False, "--class_names FILE"),
-        ([A, B, C], 2, [A, B], False, "the checkpoint has 2 classes .a, b ..... val_data_dir="),
+        ([A, B, C], 2, [A, B], False, "has 2 classes .a, b., val_data_dir=.*: it does not know 1 of them, 'c';"),
         ([A, B, C], 2, None, False, "the checkpoint has 2 classes .unnamed"),
-        ([A, "cat"], 2, [A, B], False, "has the class 'cat' .1 such., which the checkpoint of 2 classes"),
+        ([A, "cat"], 2, [A, B], False, "the checkpoint of 2 does not know 1 of them, 'cat'; evaluate"),
+        ([A, "cat"], 2, [A, "Cat "], False, "'Cat ' is there, which differs in: blanks, upper and lower case"),
         ([A, B], 2, [A, B], True, [A, B]),  # the data set numbers its classes itself
         ([A, B], 2, None, True, [A, B]),
         ([A, B], 3, None, True, OTHER),
@@ -263,7 +265,7 @@ def test_data_that_do_not_belong_to_the_weights(few_digits, toy_state, tmp_path)
     (tmp_path / "empty").mkdir()
     for checkpoint, data, message in (
         (five, few_digits / "val", "the checkpoint has 5 classes .unnamed.*has 10 .0, 1, 2"),
-        (toy_state, copy_classes(few_digits, tmp_path / "val", _3="3", cat="0"), "class 'cat'"),
+        (toy_state, copy_classes(few_digits, tmp_path / "val", _3="3", cat="0"), "does not know 1 of them, 'cat'"),
         (toy_state, tmp_path / "empty", "holds no class folders"),
     ):
         with pytest.raises(DataError, match=message):
@@ -346,3 +348,18 @@ def test_factors_that_cannot_be(classes, factor):
     with pytest.raises(UsageError) as caught:
         smoothed_cross_entropy(classes, factor)
     assert str(caught.value) == f"label_smooth_factor={factor}: 0 to (classes - 1) / classes is accepted"
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_damaged_picture_leaves_no_file_behind(toy_state, few_digits, tmp_path, monkeypatch, dry_run):
+    """Without the check, MindData's decoder finds it, and writes a copy into the current directory."""
+    data = copy_classes(few_digits, tmp_path / "val", _3="3")
+    picture = sorted((data / "3").iterdir())[0]
+    Image.effect_noise((200, 200), 80).convert("RGB").save(picture)
+    picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    argv = options(toy_state, data, tmp_path, check_images="off", dry_run=dry_run)
+    with pytest.raises(DataError, match=f"{picture} cannot be used"):
+        run_eval(argv)
+    assert not list((tmp_path / "here").iterdir())

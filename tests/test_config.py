@@ -559,3 +559,30 @@ def test_replace(recipe):
     assert (other.lr_init, other.resume, config.lr_init, other.given) == (3.0, "auto", 2.0, {"lr_init"})
     with pytest.raises(KeyError, match="'lr_init'"):
         config.replace(lr_int=1)
+
+
+# ---- Keys that may be off --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, level",
+    [("", "full"), ("--check_images full", "full"), ("--check_images fast", "fast"), ("--check_images off", "off"),
+     ("--check_images true", "full"), ("--check_images=False", "off"), ("--check_images", "full"),
+     ("--no-check_images", "off"), ("--no-check-images", "off"), ("--check-images no", "off"), ("--check_images=1", "full")],
+)  # fmt: skip
+def test_a_key_that_was_true_or_false_before_it_had_levels(recipe, line, level):
+    """The lines and the recipes of that time are read as before."""
+    recipe.path.write_text("check_images: full\n---\ncheck_images: how\n---\ncheck_images: [full, fast, off]\n")
+    assert recipe.read(line).check_images == level
+    for text, expected in (("True", "full"), ("false", "off"), ("fast", "fast"), ("off", "off"), ("on", "full")):
+        assert recipe.overlay(f"check_images: {text}\n").check_images == expected
+
+
+def test_other_texts_of_such_a_key(recipe):
+    recipe.path.write_text(
+        "check_images: full\nname: a\n---\ncheck_images: how\n---\ncheck_images: [full, fast, off]\n"
+    )
+    text = recipe.refusal(recipe.read, "--check_images quick")
+    assert "check_images='quick': one of full, fast, off is accepted" in text
+    assert recipe.read("--name off").name == "off" and recipe.read("--name true").name == "true"
+    assert "unknown option '--no-name'" in recipe.refusal(recipe.read, "--no-name")

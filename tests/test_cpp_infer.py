@@ -188,7 +188,8 @@ def test_a_letterbox_is_grey_and_centred(app, tmp_path, interpolation, method):
 
 TREE = (
     "a.b.jpg a.c.jpg cat/1.jpg dog/1.jpg dog/1.PNG Upper.JPEG upper.Bmp cat__1.tiff deep/er/x.tif deep/x.jpeg "
-    "cat/own.jpg .hidden/y.jpg .z.jpg old/annotated/q.jpg old/result_Files/w.jpg old/r.jpg notes.txt"
+    "cat/own.jpg .hidden/y.jpg .z.jpg old/annotated/q.jpg old/result_Files/w.jpg old/r.jpg notes.txt "
+    "@eaDir/v.jpg cat/@eaDir/v.jpg __MACOSX/u.jpg cat/._1.jpg Thumbs.db/t.jpg"
 ).split()
 
 
@@ -196,7 +197,9 @@ def test_results_have_the_names_that_infer_gives_them(app, tmp_path):
     for brightness, name in enumerate(TREE):
         save(tmp_path / "data" / name, brightness)
     _, files = find_pictures(str(tmp_path / "data"))
-    assert len(files) == len(TREE) - 6, "hidden files, earlier results of infer.py and other files are left out"
+    assert len(files) == len(TREE) - 11, (
+        "hidden and system files, earlier results of infer.py and other files are left out"
+    )
     app(model_text("echo", batch=2))
     places = [TREE.index(str(file)) for file in files]
     expected = {f"{name}.bin": place / 255 for name, place in zip(result_names(files), places)}
@@ -252,10 +255,11 @@ def broken_files(folder: Path) -> dict[str, str]:
     for name, (content, _) in files.items():
         (folder / name).write_bytes(content)
     (folder / "link.bmp").symlink_to(folder / "gone.bmp")
+    os.mkfifo(folder / "pipe.jpg")
     save(folder / "long.bmp", np.zeros((9000, 1, 3), np.uint8))
     reasons = {name: reason for name, (_, reason) in files.items()}
     too_long = "of 1 x 9000 pixels, cannot be resized to 224 x 2016000"
-    return {**reasons, "link.bmp": "No such file or directory", "long.bmp": too_long}
+    return {**reasons, "link.bmp": "No such file or directory", "long.bmp": too_long, "pipe.jpg": "not a regular file"}
 
 
 def test_broken_pictures_are_reported_and_the_others_done(app, tmp_path):
@@ -264,7 +268,7 @@ def test_broken_pictures_are_reported_and_the_others_done(app, tmp_path):
     save(data / "sub/good.jpg", 100)
     lines = app(model_text("grey 3", batch=4, size=224), spec=small_spec(224), status=1).splitlines()
     assert sorted(results(tmp_path / "run")) == ["good.bin", "whole.bin"]
-    assert lines[0] == "error: 8 of 10 pictures could not be read and have no result:"
+    assert lines[0] == "error: 9 of 11 pictures could not be read and have no result:"
     assert lines[1:] == [f"    {data / name}: {reason}" for name, reason in sorted(broken.items())]
     assert "of infer_count 1\n" in (tmp_path / "run/time_Result/test_perform_static.txt").read_text()
 

@@ -39,7 +39,7 @@ def check(main, command_lines, expected: set[str]) -> None:
 
 def test_evaluation(few_digits, toy_state, weights, tmp_path):
     options = command_line(val_data_dir=few_digits / "val", run_dir=tmp_path)
-    expected = {"checkpoint_path", "use_ema", "dry_run", "run_dir", "val_data_dir", "check_images", "batch_size",
+    expected = {"checkpoint_path", "use_ema", "dry_run", "run_dir", "val_data_dir", "check_images", "max_pixels", "batch_size",
                 "num_parallel_workers", "seed"}  # fmt: skip
     lines = [[*options, "--checkpoint_path", str(path)] for path in (toy_state, weights)]
     check(programs.run_eval, lines, expected | LOAD | DEVICE)
@@ -53,7 +53,7 @@ def test_export_inference_and_accuracy(few_digits, toy_state, weights, tmp_path)
     check(programs.run_export, lines, expected | LOAD | DEVICE)
 
     options = command_line(input=few_digits / "val/3", output_dir=tmp_path / "out")
-    expected = {"model_file", "input", "output_dir", "top_k", "batch_size", "dry_run"}
+    expected = {"model_file", "input", "output_dir", "top_k", "max_pixels", "batch_size", "dry_run"}
     lines = [[*options, "--model_file", str(path)] for path in (toy_state, weights, tmp_path / "toy.mindir")]
     check(programs.run_infer, lines, expected | LOAD | DEVICE)
 

@@ -151,7 +151,7 @@ def test_exported_models_equal_the_checkpoint(checkpoint, exported, pictures, tm
 
 
 def test_the_model_gets_whole_batches_only(pictures):
-    shapes, failures = [], {}
+    shapes, findings = [], {}
 
     def model(images):
         shapes.append(images.shape)
@@ -159,10 +159,12 @@ def test_the_model_gets_whole_batches_only(pictures):
 
     first, other, absent = pictures / "temple/1.jpg", pictures / "temple/3.bmp", Path("absent")
     operators = eval_transforms(MODEL.input_spec(read()))
-    found = list(infer.classify(model, operators, [first, absent, other, first], 2, failures))
+    found = list(infer.classify(model, operators, [first, absent, other, first], 2, findings))
     assert shapes == [(2, 3, 16, 16)] * 2 and [index for index, _, _ in found] == [0, 2, 3]
     np.testing.assert_array_equal(found[0][2], found[2][2])
-    assert failures == {absent: "No such file or directory"}
+    assert {path: finding.fault for path, finding in findings.items() if finding.fault} == {
+        absent: "no such file or directory"
+    }
     with pytest.raises(DataError, match="not finite"):
         list(infer.classify(lambda images: (np.nan * images[:, 0, 0],), operators, [first], 1, {}))
 
@@ -202,6 +204,68 @@ def test_files_of_a_run(checkpoint, pictures, tmp_path, capsys):
         assert [entry["class_name"] for entry in top] == [[*NAMES, "class 3", "class 4"][index] for index in order]
     table = infer.table(str(pictures / files[0]), content["predictions"][0]["top"])
     assert f"{table}\n" in capsys.readouterr().out
+
+
+def test_pictures_of_16_bits_and_too_large_ones(checkpoint, photographs, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    deep = np.linspace(0, 4095, 40 * 40).reshape(40, 40).astype(np.uint16)
+    Image.fromarray(deep).save(source / "deep.png")
+    photographs[0].resize((100, 100)).save(source / "large.png")
+    photographs[0].resize((30, 30)).save(source / "small.png")
+    os.mkfifo(source / "pipe.png")
+    with pytest.raises(DataError, match="2 of 4 picture.s. could not be read") as caught:
+        run(checkpoint, source, tmp_path / "out", max_pixels=1600)
+    assert "large.png: its header says 100 x 100 pixels, more than max_pixels=1600" in str(caught.value)
+    assert "pipe.png: it is a named pipe" in str(caught.value) and sorted(results(tmp_path / "out")) == [
+        "deep",
+        "small",
+    ]
+    assert "1 of 4 pictures have 16 bits a channel" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="max_pixels=-1"):
+        run(checkpoint, source, tmp_path / "other", max_pixels=-1)
+    with pytest.raises(DataError, match="input=.*pipe.png is a named pipe"):
+        run(checkpoint, source / "pipe.png", tmp_path / "other")
+
+
+def test_a_full_disk_names_the_file(checkpoint, pictures, tmp_path, monkeypatch):
+    """What was written before is whole, and nothing is written by half."""
+    original, room = Path.write_bytes, [3]
+
+    def write_bytes(path, content):
+        room[0] -= 1
+        if room[0] < 0 and path.name != ".json":
+            original(path, content[: len(content) // 2])
+            raise OSError(28, "No space left on device", str(path))
+        return original(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(
+        DataError, match="(annotated/.*png|predictions.json) cannot be written: no space left on device"
+    ):
+        run(checkpoint, pictures, tmp_path / "out", batch_size=2)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 3 and not any(path.name.startswith(".") for path in files)
+
+
+def test_an_earlier_output_stays_where_the_run_is_refused(checkpoint, pictures, exported, tmp_path):
+    earlier = tmp_path / "out"
+    run(checkpoint, pictures / "temple" / "1.jpg", earlier)
+    before = tree(tmp_path)
+    names = [*(tmp_path / "in" / ("x" * 120) / ("y" * 120) / f"{n}.png" for n in (1, 2)),
+             *(tmp_path / "in" / ("z" * 120) / ("y" * 120) / f"{n}.png" for n in (1, 2))]  # fmt: skip
+    for options in ({"top_k": 0}, {"max_pixels": -1}, {"source": "absent"}, {"model": "absent.onnx"},
+                    {"num_classes": 7}, {"image_height": 20}):  # fmt: skip
+        with pytest.raises((UsageError, DataError)):
+            given = {"source": pictures, "model": checkpoint, **options}
+            run(given.pop("model"), given.pop("source"), earlier, **given)
+        assert tree(tmp_path) == before, options
+    for name in names:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20)).save(name)
+    with pytest.raises(DataError, match="would have a name of more than 240 bytes; rename it"):
+        run(checkpoint, tmp_path / "in", earlier)
+    assert [path for path in tree(tmp_path) if "/in/" not in f"/{path}"] == before
 
 
 def test_table_is_aligned():
@@ -276,7 +340,7 @@ def test_damaged_pictures_are_named_and_the_others_classified(checkpoint, pictur
     assert process.returncode == 1 and "Traceback" not in output, output
     assert f"{len(damaged)} of 10 picture(s) could not be read" in output
     assert all(re.search(rf"in/{name}: \w.+", output) for name in damaged)
-    assert "in/2_text.jpg: not a readable JPEG" in output and "in/1_empty.jpg: empty file" in output
+    assert "in/2_text.jpg: not one of JPEG" in output and "in/1_empty.jpg: empty file" in output
     run(checkpoint, pictures / "temple" / "1.jpg", tmp_path / "alone", batch_size=2)
     (alone,), found = results(tmp_path / "alone").values(), results(tmp_path / "out")
     assert set(found) == {"9_sound", other[:-4]}

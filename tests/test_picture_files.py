@@ -52,7 +52,8 @@ def test_other_files_are_skipped_with_a_notice(tmp_path, notices):
     others = (".hidden/c.jpg", "._b.jpg", "notes.txt", *(f"{number}.csv" for number in range(6)))
     touch(tmp_path, "b.jpg", "a.png", *others)
     assert find_pictures(str(tmp_path)) == (tmp_path, [Path("a.png"), Path("b.jpg")])
-    (notice,) = notices
+    system, notice = notices
+    assert "skipped 2 hidden or system file(s) and folder(s)" in system and "._b.jpg" in system
     assert "7 file(s) that are not pictures" in notice and "0.csv" in notice and "and 2 more" in notice
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from model_utils.classification.transforms import mix_batches, random_erasing
 from model_utils.config import Config
 from model_utils.device_adapter import Device
@@ -34,7 +34,9 @@ def config(**changes) -> Config:
 
 def pipeline(split: str, rank: int = 0, size: int = 1, recipe: Config | None = None, **options) -> ds.Dataset:
     device = Device("CPU", 0, rank, size)
-    return build_pipeline(numbered, IMAGES, [vision.HWC2CHW()], recipe or config(), device, split=split, **options)
+    return build_pipeline(
+        numbered, range(IMAGES), [vision.HWC2CHW()], recipe or config(), device, split=split, **options
+    )
 
 
 def batches(*arguments, epochs: int = 1, **options) -> list[list[int]]:
@@ -115,7 +117,7 @@ def drawn(rank: int = 0, size: int = 1, seed: int = 5, **options) -> np.ndarray:
 
     operators = [vision.RandomCrop((8, 8), (4, 4, 4, 4)), vision.RandomColorAdjust((0.5, 1.5)), vision.HWC2CHW()]
     recipe, device = config(batch_size=1, seed=seed), Device("CPU", 0, rank, size)
-    dataset = build_pipeline(source, IMAGES, operators, recipe, device, split="train", **options)
+    dataset = build_pipeline(source, range(IMAGES), operators, recipe, device, split="train", **options)
     return np.array([image[0] for image, _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)])
 
 
@@ -150,7 +152,7 @@ def test_types_and_batch_operators():
     operators = [vision.Normalize([0.0] * 3, [1.0] * 3), vision.HWC2CHW()]
     more = {"serial_operators": random_erasing(1.0), "batch_operators": mix_batches(0.4, 0.5, 0.5)}
     recipe = config(num_classes=IMAGES)
-    dataset = build_pipeline(numbered, IMAGES, operators, recipe, CPU, split="train", **more)
+    dataset = build_pipeline(numbered, range(IMAGES), operators, recipe, CPU, split="train", **more)
     images, labels = next(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
     assert labels.dtype == images.dtype == np.float32 and labels.shape == (3, IMAGES)
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
@@ -167,11 +169,13 @@ def test_options_that_cannot_be(split, key, accepted):
 
 def test_image_folders(few_digits, tmp_path):
     """A class keeps its index where the folder has some of the classes only; what is hidden is none of the data."""
-    for name, target in (("7", "7"), ("9", "9"), ("0", ".thumbnails")):
+    for name, target in (("7", "7"), ("9", "9"), ("0", ".thumbnails"), ("1", "@eaDir")):
         shutil.copytree(few_digits / "val" / name, tmp_path / target)
-    (tmp_path / "7/.DS_Store").write_bytes(b"")
+    for name in ("7/.DS_Store", "7/._0.jpg", "9/.x.jpg", "9/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
     (tmp_path / "notes.txt").write_text("text")
     assert count_image_folder(str(tmp_path)) == 8
-    dataset = image_folder(str(tmp_path), list("0123456789"), shuffle=False)
+    sampler = ds.SubsetSampler(image_positions(str(tmp_path)))
+    dataset = image_folder(str(tmp_path), list("0123456789"), sampler=sampler)
     labels = [int(label) for _, label in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)]
     assert labels == [7] * 4 + [9] * 4

@@ -13,6 +13,7 @@ from model_utils.classification.label_list import label_lines, model_classes, wr
 from model_utils.errors import DataError, UsageError
 from model_utils.inference import description
 from model_utils.model import Lines
+from model_utils.picture_files import find_pictures, result_names
 from toy.model import MODEL
 from toy.programs import run_label_list
 from toy_runs import command_line
@@ -218,6 +219,7 @@ def write_class_folders(root: Path, *files: str) -> Path:
 
 
 def write_model(path: Path, names: list[str] | None) -> Path:
+    path.write_bytes(b"")
     path.with_name(f"{path.name}.json").write_text(json.dumps({**ABOUT, "class_names": names}))
     return path
 
@@ -282,3 +284,65 @@ def test_folders_that_cannot_be(tmp_path):
     with pytest.raises(DataError, match="outside any class folder"):
         run_label_list(["--input", str(flat), "--label_file", str(tmp_path / "label.txt")])
     assert not (tmp_path / "label.txt").exists()
+
+
+def test_sizes_are_compared_before_anything_is_read(tmp_path, monkeypatch):
+    folder = write_results(tmp_path / "r")
+    names = sorted(path.stem for path in folder.glob("*.bin"))
+    labels = tmp_path / "label.txt"
+    labels.write_text("".join(f"{name}:0\n" for name in names))
+    with open(folder / f"{names[-1]}.bin", "wb") as file:
+        file.truncate(4 << 30)  # sparse
+    read = []
+    monkeypatch.setattr(np, "fromfile", lambda path, _: read.append(path.stem) or np.zeros(7, "<f4"))
+    with pytest.raises(DataError, match="4,294,967,296 bytes, more than logits of one picture take"):
+        postprocess.count_hits(sorted(folder.glob("*.bin")), [0] * len(names))
+    assert read == names[:-1]
+
+
+def test_what_is_no_regular_file_among_the_results(tmp_path):
+    folder = write_results(tmp_path / "r")
+    os.mkfifo(folder / "z.bin")
+    with pytest.raises(DataError, match="z.bin is a named pipe, not a regular file"):
+        postprocess.count_hits(sorted(folder.glob("*.bin")), [0] * 9)
+
+
+def test_a_near_name_of_the_list(tmp_path):
+    with pytest.raises(DataError, match="1 results have no line in the label list: a b; 'A_b' is there, which differs"):
+        postprocess.match_labels(["a b", "c"], {"A_b": 1, "c": 2})
+
+
+def test_a_near_class_of_the_model_is_named(tmp_path):
+    root = write_class_folders(tmp_path / "val", "hot dog/a.jpg", "ant/b.jpg")
+    with pytest.raises(DataError, match="; 'Hot_dog' is there, which differs in: underscores"):
+        label_lines(root, ["ant", "Hot_dog"])
+
+
+NAMES = ["a b", "a:b", "a:0", ":x", "a\u2028b", "a\x0bb", "caf\u00e9", "\ufeffa", "a\tb", "#a", "a\\b", "%20"]
+
+
+def test_what_is_written_is_read(tmp_path):
+    """By postprocess.py, whatever the names hold; as lines and as JSON."""
+    names = NAMES + [os.fsdecode(b"caf\xe9"), os.fsdecode(b"\xff\xfea")]
+    root = write_class_folders(tmp_path / "val", *(f"cat/{name}.jpg" for name in names), "dog/x.png")
+    _, files = find_pictures(str(root))
+    for label_file in (tmp_path / "label.txt", tmp_path / "label.json"):
+        run_label_list(command_line(input=root, label_file=label_file))
+        labels = postprocess.read_labels(label_file)
+        assert sorted(labels) == sorted(result_names(files)) and sum(labels.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["a ", " a", "a\n", "a\nb", "\na", "a\r", "a\u00a0", "\t", "a\u3000"])
+def test_names_that_cannot_stand_in_a_list(tmp_path, name):
+    root = write_class_folders(tmp_path / "val", "cat/ok.jpg", f"cat/{name}.jpg")
+    with pytest.raises(
+        DataError, match="cannot stand in a label list, because of a blank at an end or a line break; rename"
+    ):
+        run_label_list(command_line(input=root, label_file=tmp_path / "label.txt"))
+    assert not (tmp_path / "label.txt").exists()
+
+
+def test_system_files_have_no_line(tmp_path):
+    root = write_class_folders(tmp_path / "val", "cat/a.jpg", "cat/._a.jpg", "@eaDir/b.jpg", ".ipynb_checkpoints/c.jpg")
+    (root / "cat/Thumbs.db").write_bytes(b"x")
+    assert label_lines(root) == ["a:0"]

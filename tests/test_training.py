@@ -158,3 +158,18 @@ def test_new_run_moves_old_checkpoints_aside(few_digits, straight, tmp_path):
     aside = sorted((tmp_path / "checkpoints").glob("earlier_*/*"))
     assert [path.name for path in aside] == ["toy-3_5.ckpt", "toy-4_5.ckpt"]
     assert_same(aside[1], last(straight))
+
+
+def test_what_operating_systems_leave_behind_changes_nothing(few_digits, tmp_path):
+    """A training and its evaluation on the same pictures with debris among them: the same state, bit for bit."""
+    data = Path(shutil.copytree(few_digits, tmp_path / "data"))
+    picture = next((data / "train/3").iterdir()).read_bytes()
+    for split in ("train", "val"):
+        for name in (".ipynb_checkpoints/0.jpg", "@eaDir/0.jpg", "__MACOSX/0/0.jpg", "3/._0.jpg", "3/.0.jpg", "5/Thumbs.db",
+                     "5/@eaDir/0.jpg", "0/.DS_Store", "9/.zzz.jpg", "ehthumbs.db"):  # fmt: skip
+            (data / split / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / split / name).write_bytes(picture)
+    options = {"epochs": 1, "eval_interval": 1}
+    for folder, out in ((few_digits, "clean"), (data, "debris")):
+        assert run_train(small_run(folder, tmp_path / out, **options)) == 0
+    assert_same(last(tmp_path / "clean"), last(tmp_path / "debris"))

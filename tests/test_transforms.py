@@ -6,6 +6,7 @@ import io
 
 from model_utils.classification.transforms import (
     classifier_input,
+    crop_center,
     cutout,
     eval_transforms,
     mix_batches,
@@ -93,7 +94,7 @@ def test_evaluation_equals_pillow(width, height, crop_ratio, interpolation, limi
     found = apply(eval_transforms(spec), np.asarray(image))
     short = int(32 / crop_ratio)
     size = (short, short * height // width) if width < height else (short * width // height, short)
-    left, top = (size[0] - 32) // 2, (size[1] - 32) // 2
+    left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
     resized = image.resize(size, Image.Resampling[interpolation.upper()])
     if interpolation == "nearest":  # MindData takes the pixel at the left of the place, Pillow the one in the middle
         columns, rows = (np.arange(new) * old // new for new, old in zip(size, image.size))
@@ -101,6 +102,28 @@ def test_evaluation_equals_pillow(width, height, crop_ratio, interpolation, limi
     expected = normalized(resized.crop((left, top, left + 32, top + 32)))
     assert found.shape == (3, 32, 32) and found.dtype == np.float32
     assert (np.abs(found - expected).mean(axis=(1, 2)) * spec["std"] * 255).max() < limit
+
+
+@pytest.mark.parametrize("margin, offset", [(0, 0), (1, 0), (2, 1), (3, 2), (5, 2), (7, 4), (13, 6), (15, 8)])
+def test_half_of_an_odd_margin_is_rounded_to_the_even_number(margin, offset):
+    """As int(round((size - crop) / 2.0)) in torchvision and timm; 121 - 106 pixels of tinynet_e: 8."""
+    picture = np.broadcast_to(np.arange(32 + margin, dtype=np.uint8)[:, None, None], (32 + margin, 32, 3))
+    rows = crop_center(picture, 32, 32)
+    assert rows.shape == (32, 32, 3) and rows[0, 0, 0] == offset and rows[-1, 0, 0] == offset + 31
+    columns = crop_center(picture.transpose(1, 0, 2), 32, 32)
+    np.testing.assert_array_equal(columns, rows.transpose(1, 0, 2))
+
+
+def test_the_crop_in_a_pipeline(few_digits):
+    """MindData runs it between its own operators, on several threads, as it is called one picture after the other."""
+    files = sorted((few_digits / "val").rglob("*.jpg"))
+    operators = eval_transforms(classifier_input(**{**SPEC, "image_height": 19, "image_width": 19, "crop_ratio": 0.8}))
+    source = ds.NumpySlicesDataset(
+        [np.asarray(Image.open(file).convert("RGB")) for file in files], ["image"], shuffle=False
+    )
+    dataset = source.map(operators, "image", num_parallel_workers=2)
+    for file, (image,) in zip(files, dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)):
+        np.testing.assert_array_equal(image, apply(operators, np.asarray(Image.open(file).convert("RGB"))))
 
 
 def test_a_large_picture_is_averaged():

@@ -1,8 +1,10 @@
 """A data set that came as a zip file is unpacked safely, wholly or not at all, and only once."""
 
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -172,3 +174,125 @@ def test_killed_unpacking_is_redone(tmp_path):
     (tmp_path / ".set.partial" / "junk.jpg").write_text("half")
     assert tree(unzip_dataset(path, target)) == {"0.jpg": "a", "1.jpg": "b"}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set", "set.zip"]
+
+
+# ---- Damage of names, flags and numbers ------------------------------------------------------------------------------
+
+CONTENTS = {"set/": "", "set/cat/": "", "set/cat/0.jpg": "a" * 60, "set/dog/0.jpg": "b" * 30, "set/dog/1.jpg": ""}
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_bit_anywhere_makes_no_other_tree(tmp_path, capsys, compression):
+    """Names, flags, sizes, numbers and content, in the directory and at the members: the sound tree, or a refusal."""
+    path, target = packed(tmp_path / "set.zip", CONTENTS, compression), tmp_path / "set"
+    content = path.read_bytes()
+    sound = everything(unzip_dataset(path, target))
+    shutil.rmtree(target)
+    refusals = 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (0, 3, 5, 7, 4)[place % 5]
+        path.write_bytes(damaged)
+        try:
+            assert everything(unzip_dataset(path, target)) == sound, place
+            shutil.rmtree(target)
+        except DataError:
+            refusals += 1
+        assert os.listdir(tmp_path) == ["set.zip"], place
+    assert refusals > len(content) / 3
+
+
+def everything(folder):
+    """Relative paths of files and folders, and contents of the files."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.name != unzip.MARKER}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in found.items()}
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (["0.jpg", "0.jpg"], "it holds '0.jpg' twice"),
+        (["cat", "cat/"], "it holds 'cat/' twice"),
+        (["cat/", "cat"], "it holds 'cat' twice"),
+        (["cat/", "cat/"], "it holds 'cat/' twice"),
+        (["cat", "cat/0.jpg"], "'cat' is a file in it, and a folder too"),
+        (["a/b/c/0.jpg", "a/b"], "'a/b' is a file in it, and a folder too"),
+        (["."], "the path '.' names no file"),
+        (["./"], "the path './' names no file"),
+        (["cat/./0.jpg"], "names no file"),
+        (["cat//0.jpg"], "names no file"),
+        (["./0.jpg"], "names no file"),
+    ],
+)
+def test_names_that_cannot_all_be_unpacked(tmp_path, names, message):
+    path = tmp_path / "set.zip"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of duplicate names
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("sound.jpg", "a")
+            for name in names:
+                archive.writestr(zipfile.ZipInfo(name), "" if name.endswith("/") else "b")
+    assert message in refused(tmp_path, path)
+
+
+def test_members_that_the_directory_does_not_list(tmp_path):
+    """One entry's length covers the next one: Python's zipfile finds fewer members, and says nothing."""
+    path = packed(tmp_path / "set.zip", {f"{number}.jpg": "a" * 9 for number in range(4)})
+    content = bytearray(path.read_bytes())
+    second = content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02")))
+    content[second + 32 : second + 34] = (46 + len("1.jpg")).to_bytes(2, "little")  # length of its comment
+    path.write_bytes(content)
+    assert "its end says 4 members, 3 were found; the file is damaged" in refused(tmp_path, path)
+
+
+def test_many_members(tmp_path, capsys):
+    """More than fit into the number of the usual end."""
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("0.jpg", "a" * 2000)
+        for number in range(1, 66_000):
+            archive.writestr(f"{number}/", "")
+    with zipfile.ZipFile(path) as archive:
+        assert unzip._stated_members(path, len(archive.comment)) == 66_000
+
+
+def test_a_comment_at_the_end(tmp_path):
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a"})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"a comment of any length"
+    assert tree(unzip_dataset(path, tmp_path / "set")) == {"0.jpg": "a"}
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_what_lies_in_the_place_of_a_half_unpacking_is_no_hindrance(tmp_path, kind):
+    partial = tmp_path / ".set.partial"
+    if kind == "folder":
+        (partial / "0.jpg").mkdir(parents=True)
+    elif kind == "link":
+        partial.symlink_to("/nonexistent")
+    else:
+        partial.write_text("left")
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a"})
+    assert tree(unzip_dataset(path, tmp_path / "set")) == {"0.jpg": "a"} and not os.path.lexists(partial)
+
+
+def test_what_is_no_file_to_unpack(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "set.zip")
+    assert "set.zip is a named pipe, not a regular file" in refused(tmp_path, tmp_path / "set.zip")
+    (tmp_path / "set.zip").unlink()
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a"})
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(unzip, "open", refuse, raising=False)
+    assert "set.zip may not be read by this user" in refused(tmp_path, path)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    path = packed(tmp_path / "set.zip", {"0.jpg": "a"})
+    assert "cannot be unpacked into" in (text := refused(tmp_path, path)) and "No space left" in text

@@ -9,7 +9,7 @@ import mindspore.dataset as ds
 from mindspore.dataset import vision
 
 from .image_list import check_image_list, image_list, read_image_list
-from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from .model_utils.classification.transforms import (
     classifier_input,
     eval_transforms,
@@ -56,10 +56,15 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
     """
     path, list_file = data_source(config, split)
     num_classes = config.num_classes if split == "train" else None
-    options = {"check_images": config.check_images, "shard": (device.rank, device.size)}
+    options = {
+        "check_images": config.check_images,
+        "max_pixels": config.max_pixels,
+        "shard": (device.rank, device.size),
+    }
     if list_file:
         return check_image_list(path, list_file, num_classes, **options)
-    return check_image_folder(path, num_classes, **options)
+    counterpart = config.val_data_dir if split == "train" else ""
+    return check_image_folder(path, num_classes, counterpart=counterpart, **options)
 
 
 def create_dataset(config: Config, split: str, device: Device, class_names: list[str], **progress) -> ds.Dataset:
@@ -82,7 +87,7 @@ def create_dataset(config: Config, split: str, device: Device, class_names: list
             return image_list(path, list_file, sampler=sampler, num_parallel_workers=workers)
         return image_folder(path, class_names, sampler=sampler, num_parallel_workers=workers)
 
-    images = count_images(config, split)
+    images = range(count_images(config, split)) if list_file else image_positions(path)
     return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 

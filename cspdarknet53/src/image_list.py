@@ -8,8 +8,9 @@ from pathlib import Path
 import mindspore.dataset as ds
 import numpy as np
 
-from .model_utils.dataset_checks import ENDINGS, check_image_files
 from .model_utils.errors import DataError
+from .model_utils.image_folder import ENDINGS
+from .model_utils.picture_check import MAX_PIXELS, check_image_files
 
 
 def read_image_list(list_file: str | Path) -> list[tuple[str, int]]:
@@ -48,7 +49,8 @@ def check_image_list(
     list_file: str | Path,
     num_classes: int | None,
     *,
-    check_images: bool = True,
+    check_images: str | bool = "full",
+    max_pixels: int = MAX_PIXELS,
     shard: tuple[int, int] = (0, 1),
 ) -> list[str]:
     """The class names of a list: the folder of a class's images where each class has one of its own, else its number.
@@ -57,7 +59,8 @@ def check_image_list(
         folder: the paths of the list are below it.
         list_file: see `read_image_list`.
         num_classes: width of the network's output, and labels are below it; None: any number.
-        check_images: open every file to see that it is a complete image.
+        check_images: how thoroughly files are checked, see `check_level`.
+        max_pixels: see `require_pixels`.
         shard: (rank, size): this process opens every size-th file.
 
     Raises:
@@ -77,8 +80,8 @@ def check_image_list(
         raise DataError(
             f"{len(missing)} of {len(rows)} paths of {list_file} are no files in {folder}, the first is {missing[0]}"
         )
-    if check_images:
-        check_image_files(folder, [os.path.join(folder, path) for path, _ in rows][shard[0] :: shard[1]])
+    paths = [os.path.join(folder, path) for path, _ in rows]
+    check_image_files(folder, paths, level=check_images, max_pixels=max_pixels, shard=shard)
     return _class_names(rows, count)
 
 

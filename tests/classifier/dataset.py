@@ -59,7 +59,7 @@ def check_pillow(tmp_path, side: int, resized: int) -> None:
     assert find_classes(config, "val", CPU) == ["a"]
     ((tensor, label),) = batches(config, "val", names=["a"])
     picture = Image.open(file).resize((resized * 500 // 300, resized), Image.Resampling.BILINEAR)
-    left, top = (picture.width - side) // 2, (resized - side) // 2
+    left, top = round((picture.width - side) / 2), round((resized - side) / 2)
     expected = np.asarray(picture.crop((left, top, left + side, top + side)), np.float64) / 255
     expected = ((expected - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)
     assert label[0] == 0 and tensor.shape == (1, 3, side, side) and tensor.dtype == np.float32

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model_utils.checkpoint import CheckpointFolder
 from model_utils.classification.evaluation import METRIC, evaluate
-from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from model_utils.classification.transforms import (
     classifier_input,
     eval_transforms,
@@ -75,8 +75,14 @@ def data_dir(config, split):
 
 
 def find_classes(config, split, device):
-    number, shard = config.num_classes if split == "train" else None, (device.rank, device.size)
-    return check_image_folder(data_dir(config, split), number, check_images=config.check_images, shard=shard)
+    return check_image_folder(
+        data_dir(config, split),
+        config.num_classes if split == "train" else None,
+        check_images=config.check_images,
+        max_pixels=config.max_pixels,
+        shard=(device.rank, device.size),
+        counterpart=config.val_data_dir if split == "train" else "",
+    )
 
 
 def count_images(config, split):
@@ -94,7 +100,7 @@ def create_dataset(config, split, device, class_names, **progress):
     def source(sampler, workers):
         return image_folder(data_dir(config, split), class_names, sampler=sampler, num_parallel_workers=workers)
 
-    images = count_images(config, split)
+    images = image_positions(data_dir(config, split))
     return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 

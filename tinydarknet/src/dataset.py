@@ -9,7 +9,7 @@ import mindspore.dataset as ds
 import numpy as np
 from mindspore.dataset import vision
 
-from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from .model_utils.classification.transforms import (
     classifier_input,
     cutout,
@@ -66,7 +66,14 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
         if num_classes is not None and num_classes < len(names):
             raise DataError(f"num_classes={num_classes}: {path} has {len(names)} classes; give --num_classes 10")
         return names
-    return check_image_folder(path, num_classes, check_images=config.check_images, shard=(device.rank, device.size))
+    return check_image_folder(
+        path,
+        num_classes,
+        check_images=config.check_images,
+        max_pixels=config.max_pixels,
+        shard=(device.rank, device.size),
+        counterpart=config.val_data_dir if split == "train" else "",
+    )
 
 
 def create_dataset(config: Config, split: str, device: Device, class_names: list[str], **progress) -> ds.Dataset:
@@ -88,7 +95,8 @@ def create_dataset(config: Config, split: str, device: Device, class_names: list
     def source(sampler: ds.Sampler, workers: int) -> ds.Dataset:
         return _source(config, split, class_names, workers, sampler)
 
-    images = count_images(config, split)
+    is_cifar10 = config.dataset_name == "cifar10"
+    images = range(count_images(config, split)) if is_cifar10 else image_positions(_path(config, split))
     return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import mindspore.dataset as ds
 from mindspore.dataset import vision
 
-from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder
+from .model_utils.classification.pipeline import build_pipeline, count_image_folder, image_folder, image_positions
 from .model_utils.classification.transforms import (
     classifier_input,
     eval_transforms,
@@ -57,8 +57,14 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
     Raises:
         DataError: what was expected, what was found.
     """
-    num_classes, shard = config.num_classes if split == "train" else None, (device.rank, device.size)
-    return check_image_folder(data_folder(config, split), num_classes, check_images=config.check_images, shard=shard)
+    return check_image_folder(
+        data_folder(config, split),
+        config.num_classes if split == "train" else None,
+        check_images=config.check_images,
+        max_pixels=config.max_pixels,
+        shard=(device.rank, device.size),
+        counterpart=config.val_data_dir if split == "train" else "",
+    )
 
 
 def create_dataset(config: Config, split: str, device: Device, class_names: list[str], **progress) -> ds.Dataset:
@@ -82,7 +88,7 @@ def create_dataset(config: Config, split: str, device: Device, class_names: list
         progress["batch_operators"] = mix_batches(config.mixup, config.cutmix, config.cutmix_prob)
     else:
         operators = [vision.Decode(), *eval_transforms(input_spec(config))]
-    images = count_image_folder(path)
+    images = image_positions(path)
     return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 

@@ -135,7 +135,7 @@ def pillow_input(path) -> np.ndarray:
     """A picture as timm feeds it to tinynet_e: shorter side to 121 pixels, bicubic, the centre of 106."""
     picture = Image.open(path).convert("RGB")
     assert picture.size[0] == picture.size[1]
-    corner = (121 - 106) // 2
+    corner = round((121 - 106) / 2)
     picture = picture.resize((121, 121), Image.Resampling.BICUBIC).crop((corner, corner, corner + 106, corner + 106))
     pixels = np.asarray(picture, np.float64) / 255
     return ((pixels - IMAGENET["mean"]) / IMAGENET["std"]).transpose(2, 0, 1).astype(np.float32)

@@ -58,7 +58,7 @@ def test_evaluation_equals_pillow(photographs, model):
     for image, file in zip(images, files):
         picture = Image.open(file).convert("RGB")
         width, height = (length * int(side / 0.875) // min(picture.size) for length in picture.size)
-        left, top = (width - side) // 2, (height - side) // 2
+        left, top = round((width - side) / 2), round((height - side) / 2)
         resized = picture.resize((width, height), Image.Resampling.BICUBIC)
         expected = np.asarray(resized.crop((left, top, left + side, top + side)), np.float64) / 255
         pixels = image.transpose(1, 2, 0).astype(np.float64) * config.std + config.mean

@@ -23,6 +23,7 @@ from .errors import DataError, require_range
 from .folder_lock import only_run, require_writable
 from .logger import get_logger
 from .model import Model
+from .near_names import near_name
 from .progress import Position, Progress
 from .record import RunRecord
 from .train_step import TrainStep, assign_all
@@ -47,10 +48,11 @@ def find_data(model: Model, config: Config, device: Device) -> Data:
     names = model.find_classes(config, "train", device)
     if config.eval_interval:
         val_names = model.find_classes(config, "val", device)
-        if not set(val_names) <= set(names):
+        extra = [name for name in val_names if name not in set(names)]
+        if extra:
             raise DataError(
-                f"val_data_dir={config.val_data_dir} has the classes {val_names[:5]} ..., "
-                f"train_data_dir={config.train_data_dir} has {names[:5]} ...; both need the same class names"
+                f"the validation data has {len(extra)} classes that the training data lacks: {some(list(map(repr, extra)))}"
+                f"{near_name(extra[0], names)}; both need the same class names"
             )
     require_range(low=1, batch_size=config.batch_size, accumulate_steps=config.accumulate_steps)
     batch_size = config.batch_size * config.accumulate_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from pathlib import Path
 
 from src.data.coco import data_paths, read_coco
@@ -306,3 +307,15 @@ def test_damaged_files(tmp_path, ending):
             read_picture(path)
     with pytest.raises(OSError):
         read_picture(tmp_path / "none.jpg")
+
+
+def test_what_is_no_file_or_too_large(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match="it is a named pipe, not a regular file"):
+        read_picture(tmp_path / "pipe.jpg")
+    Image.fromarray(gradient()).save(tmp_path / "a.png")
+    pixels = gradient().shape[0] * gradient().shape[1]
+    with pytest.raises(ValueError, match=f"more than max_pixels={pixels - 1}"):
+        read_picture(tmp_path / "a.png", max_pixels=pixels - 1)
+    for limit in (pixels, 0):
+        assert read_picture(tmp_path / "a.png", max_pixels=limit).shape == gradient().shape

@@ -71,7 +71,7 @@ def _build_parser(schema, helps, choices, sections, aliases, description, shown)
     )  # fmt: skip
     parser.error = _raise_usage  # type: ignore[method-assign]
     help_text = "YAML recipe that changes values of the default one"
-    _add(parser, ["config_path"], "config_path", "", metavar="FILE", help=help_text)
+    _add(parser, ["config_path"], "config_path", metavar="FILE", help=help_text)
     if shown is not None:
         shown = {aliases.get(name, name) for name in shown}
     unknown = set(shown or ()) - set(sections.values()) - set(schema)
@@ -88,19 +88,20 @@ def _build_parser(schema, helps, choices, sections, aliases, description, shown)
         if is_shown and title not in groups:
             groups[title] = parser.add_argument_group(title) if title else parser
         _add(
-            groups[title] if is_shown else parser, names, key, default,
+            groups[title] if is_shown else parser, names, key,
+            is_switch=isinstance(default, bool) or "off" in choices.get(key, []),
             metavar=METAVARS.get(type(default), "VALUE"),
             help=f"{text} [{default}]".replace("%", "%%").strip() if is_shown else argparse.SUPPRESS,
         )  # fmt: skip
     return parser
 
 
-def _add(group: Any, names: Sequence[str], key: str, default: Any, **options: str) -> None:
+def _add(group: Any, names: Sequence[str], key: str, *, is_switch: bool = False, **options: str) -> None:
     """A flag by its name and by a letter for --help; by its other spellings, and as --no-KEY, without a line there."""
     flags = [("-" if len(name) == 1 else "--") + name for name in names]
     listed = [flag for flag in flags if flag == f"--{key}" or not flag.startswith("--")]
     others = [*flags, *(flag.replace("_", "-") for flag in flags)]
-    bare = {"nargs": "?", "const": "true"} if isinstance(default, bool) else {}
+    bare = {"nargs": "?", "const": "true"} if is_switch else {}
     common = {"dest": key, "default": argparse.SUPPRESS}
     group.add_argument(*listed, **common, **bare, **options)
     hidden = [flag for flag in dict.fromkeys(others) if flag not in listed]

@@ -46,10 +46,10 @@ def require_regular(path: str | Path, what: str = "") -> int:
     return state.st_size
 
 
-def reason(error: OSError) -> str:
-    """What an error of the operating system says about a file, for messages."""
+def reason(error: OSError, done: str = "read") -> str:
+    """What an error of the operating system says about a file that was to be read, or what else is `done` with it."""
     if isinstance(error, PermissionError):
-        return "may not be read by this user"
+        return f"may not be {done} by this user"
     return (error.strerror or str(error)).lower()
 
 
@@ -112,6 +112,33 @@ def apply_umask(path: str | Path) -> None:
     mask = os.umask(0o077)
     os.umask(mask)
     os.chmod(path, (0o777 if os.path.isdir(path) else 0o666) & ~mask)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; DataError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be made: {reason(error, 'made')}; make room or give another place") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        DataError: it cannot be written, such as where the disk is full.
+    """
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {reason(error, 'written')}; make room or give another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def move(file: Path, target: Path) -> None:

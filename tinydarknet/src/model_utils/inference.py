@@ -164,6 +164,8 @@ def read_description(model: Model, model_path: Path) -> dict[str, Any]:
     if about["batch_size"] < 1:
         raise DataError(f"{path}: batch_size is {about['batch_size']}; 1 or more is accepted")
     about.setdefault("class_names", None)
+    if not model_path.is_file():
+        raise DataError(f"{model_path} is not a file; give a model that export.py wrote")
     if "sha256" in about and about["sha256"] != digest(model_path):
         raise DataError(
             f"{model_path} is not the file that {path.name} was written for: it is damaged, or was changed or replaced; "

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <system_error>
 
 #include "inc/error.h"
 
@@ -13,6 +14,10 @@ namespace infer {
 namespace {
 
 std::vector<uint8_t> ReadFile(const std::filesystem::path &path) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    throw Error("not a regular file");  // opening a named pipe waits for ever
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) {
     throw Error(std::strerror(errno));

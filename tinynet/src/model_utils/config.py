@@ -20,7 +20,7 @@ from . import command_line
 from .command_line import nearest
 from .errors import UsageError, in_short
 from .files import home_path
-from .option_values import convert, type_name
+from .option_values import BOOLEANS, convert, type_name
 from .recipe_file import read_documents
 
 
@@ -109,7 +109,7 @@ def get_config(
     given = command_line.parse(
         argv, schema,
         helps={key: str(item.text) for key, item in helps.items()},
-        choices={key: item.value for key, item in choices.items()},
+        choices={key: item.text for key, item in choices.items()},
         sections={key: item.section for key, item in values.items()},
         aliases=aliases or {}, description=description, shown=shown,
     )  # fmt: skip
@@ -157,6 +157,14 @@ def _with_home(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str) and re.match(r"~[^/]*(/|$)", value) else value
 
 
+def _with_levels(value: Any, choices: list) -> Any:
+    """True and false, as older recipes have them, of a key that may be off: the first choice and off."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if "off" not in choices or word not in BOOLEANS:
+        return value
+    return choices[0] if BOOLEANS[word] else "off"
+
+
 def _checked(key: str, text: Any, schema: Mapping[str, Any], accepted: Mapping[str, list], place: str) -> Any:
     """The value of `key` in its type; of those in `accepted`, where the key is there."""
     if key not in schema:
@@ -165,6 +173,7 @@ def _checked(key: str, text: Any, schema: Mapping[str, Any], accepted: Mapping[s
         value = _with_home(convert(text, schema[key]))
     except (ValueError, OverflowError):
         raise UsageError(f"{place}{key}={in_short(text)}: {type_name(schema[key])} is accepted") from None
+    value = _with_levels(value, accepted.get(key, []))
     for item in value if isinstance(value, list) else [value]:
         if item not in accepted.get(key, [item]):
             raise UsageError(f"{place}{key}={in_short(text)}: one of {', '.join(map(str, accepted[key]))} is accepted")

@@ -12,9 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Callable
 
-from .dataset_checks import ENDINGS, FORMATS
 from .errors import DataError, UsageError
+from .files import reason, require_regular
+from .image_folder import ENDINGS, is_skipped, some
 from .logger import get_logger
+from .picture_check import FORMATS
+
+LONGEST_NAME = 240  # bytes; a file's name has 255, of which the endings of results take a few
 
 # ---- Which pictures --------------------------------------------------------------------------------------------------
 
@@ -36,10 +40,11 @@ def find_pictures(
         DataError: nothing is there, or no picture.
     """
     path = Path(text)
-    if path.is_file():
-        return path.parent, [Path(path.name)]
     if path.is_dir():
         root, found = path, list(_walk(path))
+    elif path.exists():
+        require_regular(path, f"input={text}")
+        return path.parent, [Path(path.name)]
     elif any(character in text for character in "*?["):
         found = [Path(match) for match in glob.glob(text, recursive=True) if os.path.isfile(match)]
         root = Path(os.path.commonpath([file.parent for file in found])) if found else path
@@ -55,8 +60,9 @@ def find_pictures(
 def _walk(folder: Path) -> Iterator[Path]:
     """All files below a folder; a link to a folder is followed, but none is visited twice."""
     visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        yield from (Path(parent, name) for name in folders if is_skipped(name))  # to be named as skipped
+        folders[:] = sorted(name for name in folders if not is_skipped(name))
         if os.path.realpath(parent) in visited:
             folders.clear()
             continue
@@ -64,9 +70,16 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in files)
 
 
+def _refuse(error: OSError) -> None:
+    raise DataError(f"folder {error.filename} {reason(error)}; mend that, or give other pictures") from error
+
+
 def _keep_pictures(root: Path, files: list[Path], endings: Sequence[str]) -> list[Path]:
-    """Files with the ending of a picture, without hidden ones and earlier results; a notice names the others."""
-    files = [file for file in files if not file.name.startswith(".")]
+    """Files with the ending of a picture, without hidden ones and earlier results; notices name the others."""
+    system = [str(root / file) for file in files if is_skipped(file.name)]
+    if system:
+        get_logger().info("notice: skipped %d hidden or system file(s) and folder(s): %s", len(system), _some(system))
+    files = [file for file in files if not is_skipped(file.name)]
     results = {parent for file in files for parent in file.parents if parent.parts and _is_result_folder(root / parent)}
     kept = [file for file in files if results.isdisjoint(file.parents)]
     if results:
@@ -83,8 +96,8 @@ def _is_result_folder(folder: Path) -> bool:
     return (folder / "annotated").is_dir() and (folder / "result_Files").is_dir()
 
 
-def _some(items: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
+def _some(items: Sequence[str]) -> str:
+    return some((item.encode("utf-8", "backslashreplace").decode() for item in items), limit=5)
 
 
 # ---- Where results go ------------------------------------------------------------------------------------------------
@@ -152,8 +165,11 @@ def result_names(files: Sequence[PurePath]) -> list[str]:
 
     A name is the stem (`a.b.jpg` gives `a.b`); pictures that share it are told apart by their folders (`cat/1.jpg` and
     `dog/1.jpg` give `cat__1` and `dog__1`), and if need be by their endings (`1.jpg` and `1.png` keep them).
+
+    Raises:
+        DataError: two pictures of one name, or a name that is too long for a file.
     """
-    return unique_names(
+    names = unique_names(
         files,
         [
             lambda file: file.stem,
@@ -161,3 +177,7 @@ def result_names(files: Sequence[PurePath]) -> list[str]:
             lambda file: "__".join(file.parts),
         ],
     )
+    for name, file in zip(names, files):
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            raise DataError(f"the result of {file} would have a name of more than {LONGEST_NAME} bytes; rename it")
+    return names

@@ -18,6 +18,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::array<const char *, 6> kEndings = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"};
+constexpr std::array<const char *, 10> kLeftBehind = {
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "@eadir", "__macosx", "icon\r",
+    "$recycle.bin", "system volume information", "lost+found"};
 
 std::string LowerCase(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(),
@@ -25,7 +28,11 @@ std::string LowerCase(std::string text) {
   return text;
 }
 
-bool IsHidden(const fs::path &path) { return path.filename().string().front() == '.'; }
+// Hidden, or left behind by an operating system or a disk station.
+bool IsSkipped(const fs::path &path) {
+  const std::string name = LowerCase(path.filename().string());
+  return name.front() == '.' || std::find(kLeftBehind.begin(), kLeftBehind.end(), name) != kLeftBehind.end();
+}
 
 bool IsImageName(const fs::path &path) {
   const std::string ending = LowerCase(path.extension().string());
@@ -62,7 +69,7 @@ void Walk(const fs::path &folder, const fs::path &relative, std::set<fs::path> *
   std::vector<fs::path> entries = ListFolder(folder);
   std::sort(entries.begin(), entries.end());
   for (const fs::path &entry : entries) {
-    if (IsHidden(entry)) {
+    if (IsSkipped(entry)) {
       continue;
     }
     // A link that points to nothing is neither kind; a picture behind one is reported when it is read.

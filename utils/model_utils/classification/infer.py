@@ -19,21 +19,23 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 from mindspore.dataset import vision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .. import device_adapter
 from ..config import Config
-from ..dataset_checks import FORMATS
+from ..dataset_checks import remove_dump
 from ..errors import DataError, UsageError, require_range
+from ..files import make_folder, write_whole
 from ..inference import load_model
 from ..logger import init_logger
 from ..model import Model
+from ..picture_check import MAX_PIXELS, Finding, examine, report_16_bits, require_pixels
 from ..picture_files import find_pictures, fresh_folder, refuse_unsafe_output, result_names, unique_names
 from .annotate import annotate, readable_size
 from .postprocess import RESULT_ENDING
@@ -51,25 +53,26 @@ SHOWN = (
 # ---- From a file to logits -------------------------------------------------------------------------------------------
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path, finding: Finding | None = None) -> np.ndarray:
     """A picture (H, W, 3) uint8 RGB, decoded as the evaluation pipeline decodes it; an EXIF rotation is not applied.
+
+    On damaged JPEG files MindData's decoder may end the process, spoil the next picture, write a file into the current
+    directory, or make up the missing end: it gets none of them.
+
+    Args:
+        path: file.
+        finding: of `examine`; None: the file is examined now.
 
     Raises:
         DataError: what is wrong with the file.
     """
+    finding = finding or examine(path)
+    if finding.fault:
+        raise DataError(finding.fault)
     try:
-        content = path.read_bytes()
-        # On damaged JPEG files MindData's decoder may end the process, spoil the next picture, write a file into the
-        # current directory, or make up the missing end.
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.load()
-    except UnidentifiedImageError:
-        raise DataError(f"not a readable {', '.join(FORMATS)} file" if content else "empty file") from None
-    except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
-        raise DataError(getattr(error, "strerror", None) or str(error)) from error
-    try:
-        return vision.Decode()(content)
+        return vision.Decode()(path.read_bytes())
     except RuntimeError as error:
+        remove_dump(str(error))
         raise DataError(_reason(error)) from error
 
 
@@ -98,7 +101,8 @@ def classify(
     operators: Sequence[Callable],
     paths: Sequence[Path],
     batch_size: int,
-    failures: dict[Path, str],
+    findings: dict[Path, Finding],
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
     """Index, picture in a size to be looked at, and logits (classes,) of each sound picture, in order.
 
@@ -107,7 +111,8 @@ def classify(
         operators: what takes a decoded picture to the model's input.
         paths: picture files.
         batch_size: a shorter last batch is padded.
-        failures: receives the others, with what is wrong with them.
+        findings: receives what is known of each picture, and what is wrong with the others.
+        max_pixels: see `require_pixels`.
 
     Raises:
         DataError: logits that are not finite.
@@ -115,10 +120,11 @@ def classify(
     batch: list[tuple[int, Image.Image, np.ndarray]] = []
     for index, path in enumerate(paths):
         try:
-            picture = read_picture(path)
+            findings[path] = examine(path, "full", max_pixels)
+            picture = read_picture(path, findings[path])
             batch.append((index, readable_size(picture), to_input(picture, operators)))
         except DataError as error:
-            failures[path] = str(error)
+            findings[path] = Finding(str(error))
         if batch and (len(batch) == batch_size or index == len(paths) - 1):
             images = np.zeros((batch_size, *batch[0][2].shape), np.float32)
             images[: len(batch)] = [image for _, _, image in batch]
@@ -163,17 +169,28 @@ class Results:
         self.annotated = unique_names(files, [lambda file: str(file.with_suffix(".png")), lambda file: f"{file}.png"])
 
     def add(self, index: int, path: Path, picture: Image.Image, logits: np.ndarray, top: list[dict[str, Any]]) -> None:
-        logits.astype("<f4").tofile(self.folder / "result_Files" / (self.results[index] + RESULT_ENDING))
-        target = self.folder / "annotated" / self.annotated[index]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        annotate(picture, top).save(target)
+        result = self.folder / "result_Files" / (self.results[index] + RESULT_ENDING)
+        write_whole(result, logits.astype("<f4").tobytes())
+        target, content = self.folder / "annotated" / self.annotated[index], io.BytesIO()
+        annotate(picture, top).save(content, "PNG")
+        make_folder(target.parent)
+        write_whole(target, content.getvalue())
         self.predictions.append({"file": str(path), "top": top})
 
     def write_predictions(self, model_file: str, about: dict[str, Any]) -> None:
         content = {"model": model_file, "network": about["network"], "input": about["input"]}
         text = json.dumps({**content, "predictions": self.predictions}, indent=2, ensure_ascii=False)
         # A file name that is not UTF-8 becomes a JSON escape, with which Python finds the file again.
-        (self.folder / "predictions.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        write_whole(self.folder / "predictions.json", f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
+def refuse_faults(findings: Mapping[Path, Finding]) -> None:
+    """Raise DataError where pictures have no result."""
+    faults = [f"\n    {path}: {finding.fault}" for path, finding in findings.items() if finding.fault]
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {len(findings)} picture(s) could not be read and have no result:{''.join(faults)}"
+        )
 
 
 # ---- Program ---------------------------------------------------------------------------------------------------------
@@ -186,6 +203,7 @@ def check_options(config: Config) -> None:
     if not config.input:
         raise UsageError("--input is missing; give a picture, a folder of pictures or a pattern such as 'dir/*.jpg'")
     require_range(low=1, top_k=config.top_k, batch_size=config.batch_size)
+    require_pixels((0, 0), config.max_pixels)
 
 
 def choose_batch_size(config: Config, fixed: int | None, pictures: int) -> int:
@@ -215,16 +233,15 @@ def run(model: Model, argv: list[str] | None = None, shown: Sequence[str] = SHOW
     if config.dry_run:
         logger.info("dry run: everything was built, none of the %d picture(s) was classified", len(paths))
         return
-    results, failures = Results(output, files), {}
+    operators, results, findings = eval_transforms(about["input"]), Results(output, files), {}
     fresh_folder(output)
     try:
-        for index, picture, logits in classify(network, eval_transforms(about["input"]), paths, batch_size, failures):
+        for index, picture, logits in classify(network, operators, paths, batch_size, findings, config.max_pixels):
             top = top_classes(logits, config.top_k, about.get("class_names"))
             print(table(str(paths[index]), top), flush=True)
             results.add(index, paths[index], picture, logits, top)
     finally:
         results.write_predictions(config.model_file, about)
     logger.info("results of %d picture(s): %s", len(results.predictions), output)
-    if failures:
-        named = "".join(f"\n    {path}: {reason}" for path, reason in failures.items())
-        raise DataError(f"{len(failures)} of {len(paths)} picture(s) could not be read and have no result:{named}")
+    report_16_bits(findings)
+    refuse_faults(findings)

@@ -25,9 +25,15 @@ Image CheckedResize(const Image &image, int64_t width, int64_t height, Interpola
   return Resize(image, static_cast<int>(width), static_cast<int>(height), interpolation);
 }
 
+// Half of a margin; that of an odd one is rounded to the even number, as in torchvision and timm.
+int HalfMargin(int margin) {
+  const int half = margin / 2;
+  return margin % 2 == 1 && half % 2 == 1 ? half + 1 : half;
+}
+
 Image CropCenter(const Image &image, int width, int height) {
-  const int left = (image.width - width) / 2;
-  const int top = (image.height - height) / 2;
+  const int left = HalfMargin(image.width - width);
+  const int top = HalfMargin(image.height - height);
   Image result(width, height);
   for (int y = 0; y < height; ++y) {
     std::memcpy(result.Row(y), image.Row(top + y) + static_cast<size_t>(left) * kChannels, result.RowBytes());

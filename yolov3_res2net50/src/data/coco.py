@@ -16,10 +16,10 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from ..model_utils.config import Config
-from ..model_utils.dataset_checks import check_image_files
 from ..model_utils.errors import DataError, UsageError
 from ..model_utils.logger import get_logger
 from ..model_utils.near_names import near_name
+from ..model_utils.picture_check import MAX_PIXELS, check_image_files, check_level
 from .annotations import Annotations, read_annotations, short, version
 from .pictures import picture_size
 from .sizes import EXPECTED, FORMS, fit_files, other_form, require_same_aspect, scale_boxes
@@ -146,19 +146,21 @@ def _layout_error(problem: str, root: Path, place: Path, folder: Path, file: Pat
     return DataError(f"{problem}\nexpected, below {root}:\n    {tree}\nfound:\n{place}/\n    {found}")
 
 
-def read_split(config: Config, split: str, *, check_images: bool = False, shard: tuple[int, int] = (0, 1)) -> CocoData:
+def read_split(
+    config: Config, split: str, *, check_images: str | bool = "off", shard: tuple[int, int] = (0, 1)
+) -> CocoData:
     """The training or the evaluation data of a recipe; see `data_paths` and `read_coco`."""
     images, annotations = data_paths(config, split)
-    return read_coco(
-        images, annotations, check_images=check_images, shard=shard, allow_outside=config.allow_outside_paths
-    )
+    limits = {"max_pixels": config.max_pixels, "allow_outside": config.allow_outside_paths}
+    return read_coco(images, annotations, check_images=check_images, shard=shard, **limits)
 
 
 def read_coco(
     images: Path,
     annotations: Path,
     *,
-    check_images: bool,
+    check_images: str | bool,
+    max_pixels: int = MAX_PIXELS,
     shard: tuple[int, int] = (0, 1),
     allow_outside: bool = False,
 ) -> CocoData:
@@ -167,7 +169,8 @@ def read_coco(
     Args:
         images: folder that the file names are relative to.
         annotations: annotation file.
-        check_images: open every image file to see that it is a complete JPEG, PNG, BMP or TIFF of the stated size.
+        check_images: how thoroughly files are checked, see `check_level`; also whether they have the stated sizes.
+        max_pixels: see `require_pixels`.
         shard: (rank, size): this process opens every size-th file.
         allow_outside: file names may lead out of the folder.
 
@@ -176,8 +179,9 @@ def read_coco(
     """
     key = Path(images), Path(annotations), version(annotations), bool(allow_outside)
     data = _read(*key)
-    if check_images:
-        _check_images(*key, shard)
+    level = check_level(check_images)
+    if level != "off":
+        _check_images(*key, level, max_pixels, shard)
     return data
 
 
@@ -264,12 +268,17 @@ def _corners(bbox: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 @functools.lru_cache(maxsize=4)
 def _check_images(
-    images: Path, file: Path, version: tuple[int, int], allow_outside: bool, shard: tuple[int, int]
+    images: Path,
+    file: Path,
+    version: tuple[int, int],
+    allow_outside: bool,
+    level: str,
+    max_pixels: int,
+    shard: tuple[int, int],
 ) -> None:
     data = _read(images, file, version, allow_outside)
-    positions = range(len(data.paths))[shard[0] :: shard[1]]
-    check_image_files(images, [str(data.paths[position]) for position in positions], tree="")
-    _check_sizes(data, positions)
+    check_image_files(images, list(map(str, data.paths)), level=level, max_pixels=max_pixels, shard=shard)
+    _check_sizes(data, range(len(data.paths))[shard[0] :: shard[1]])
 
 
 def _check_sizes(data: CocoData, positions: range) -> None:

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..model_utils.errors import DataError
 from ..model_utils.files import require_regular
+from ..model_utils.picture_check import MAX_PIXELS, require_header
 from .sizes import mismatch, same_aspect
 
 REDUCED = {
@@ -29,7 +30,7 @@ JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
-def read_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_picture(path: str | Path, size: tuple[int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A picture as (height, width, 3) uint8 RGB, 0-255.
 
     One-channel, 16-bit (its upper 8 bits), palette and CMYK pictures become RGB, an alpha channel is dropped.
@@ -38,11 +39,16 @@ def read_picture(path: str | Path, size: tuple[int, int] | None = None) -> np.nd
         path: file.
         size: height and width that the data set states. A picture that is stored in that size, or with that aspect
             ratio, is not rotated; any other one is rotated as its EXIF orientation says, also a square one. None is scaled.
+        max_pixels: that the header of the file may say; 0: any number.
 
     Raises:
         ValueError: why the file is not a sound picture.
         OSError: the file cannot be read.
     """
+    try:
+        require_header(path, max_pixels)
+    except DataError as error:
+        raise ValueError(str(error)) from error
     return decode(path, size)[0]
 
 

@@ -38,11 +38,12 @@ from PIL import Image
 from ..data.pictures import read_picture
 from ..model_utils import device_adapter
 from ..model_utils.config import Config
-from ..model_utils.dataset_checks import ENDINGS, FORMATS
 from ..model_utils.errors import DataError, UsageError, require_range
 from ..model_utils.files import whole_file
+from ..model_utils.image_folder import ENDINGS
 from ..model_utils.logger import get_logger, init_logger
 from ..model_utils.model import Model
+from ..model_utils.picture_check import FORMATS, MAX_PIXELS
 from ..model_utils.picture_files import find_pictures, fresh_folder, refuse_unsafe_output, result_names, unique_names
 from . import video
 from .boxes import Detections
@@ -81,11 +82,13 @@ def image_ids(files: Sequence[Path]) -> list[int | str]:
     return [file.as_posix() if number is None or counts[number] > 1 else number for file, number in zip(files, numbers)]
 
 
-def sound_pictures(paths: Sequence[Path], failures: dict[Path, str]) -> Iterator[tuple[int, np.ndarray]]:
+def sound_pictures(
+    paths: Sequence[Path], failures: dict[Path, str], max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[int, np.ndarray]]:
     """Index and picture (H, W, 3) uint8 RGB of each file that can be read; `failures` receives the others' faults."""
     for index, path in enumerate(paths):
         try:
-            yield index, read_picture(path)
+            yield index, read_picture(path, max_pixels=max_pixels)
         except (ValueError, OSError) as error:
             failures[path] = getattr(error, "strerror", None) or str(error)
 
@@ -249,7 +252,7 @@ def run(model: Model, argv: list[str] | None = None) -> None:
     results, failures = Results(output, root, pictures, videos, predictor), {}
     fresh_folder(output)
     try:
-        for found in predictor(sound_pictures(paths, failures)):
+        for found in predictor(sound_pictures(paths, failures, config.max_pixels)):
             results.add_picture(found)
         for file in videos:
             try:

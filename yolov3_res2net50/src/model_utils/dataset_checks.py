@@ -2,7 +2,7 @@
 """Is this folder the data set that a job needs: what is expected, what was found, which files are wrong.
 
 MindData itself takes hidden and empty folders for classes and every file for an image, and names a damaged one only
-when training reaches it. Give `image_folder_options` to ImageFolderDataset: then it reads what was checked here.
+when training reaches it.
 """
 
 from __future__ import annotations
@@ -10,66 +10,99 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError, require_range
-from .files import read_text
+from .files import read_text, reason
+from .image_folder import ImageFolder, list_image_folder, some
+from .logger import get_logger
+from .picture_check import MAX_PIXELS, check_image_files, check_level
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # MindData decodes these; it refuses GIF, WebP and JPEG 2000
-_ENDINGS = ("jpg", "jpeg", "png", "bmp", "tif", "tiff")
-ENDINGS = tuple(f".{spelling}" for end in _ENDINGS for spelling in (end, end.upper(), end.capitalize()))
-IGNORED = ("Thumbs.db", "desktop.ini")
 IMAGE_TREE = "<class name>/\n        <any name>.jpg   (.jpeg .png .bmp .tif .tiff)\n    <class name>/\n        ..."
 CIFAR10_TREE = "data_batch_1.bin ... data_batch_5.bin   (training)\n    test_batch.bin   (test)\n    batches.meta.txt"
 CIFAR10_FILES = {"train": "data_batch_*.bin", "test": "test_batch.bin"}
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # label, then the red, green and blue plane
-HEAD, TAIL, CHUNK, READERS = 4096, 12, 1000, 16
-
-
-def image_folder_options(classes: list[str]) -> dict[str, Any]:
-    """Arguments with which ImageFolderDataset reads exactly the folders and files that check_image_folder checked."""
-    return {"class_indexing": {name: index for index, name in enumerate(classes)}, "extensions": list(ENDINGS)}
 
 
 def check_image_folder(
-    path: str | Path, num_classes: int | None, *, check_images: bool = True, shard: tuple[int, int] = (0, 1)
+    path: str | Path,
+    num_classes: int | None,
+    *,
+    check_images: str | bool = "full",
+    max_pixels: int = MAX_PIXELS,
+    shard: tuple[int, int] = (0, 1),
+    counterpart: str | Path = "",
 ) -> list[str]:
     """The sorted class names of a folder that holds one folder of images for each class.
 
     Args:
-        path: data set folder; hidden files and folders in it are ignored.
+        path: data set folder; what `image_folder.is_skipped` names is ignored.
         num_classes: width of the network's output, of which the folder may have fewer; None: any number.
-        check_images: open every file to see that it is a complete JPEG, PNG, BMP or TIFF.
+        check_images: how thoroughly files are checked, see `check_level`.
+        max_pixels: see `require_pixels`.
         shard: (rank, size): this process opens every size-th file.
+        counterpart: folder of the validation data, for messages: a class that it lacks may be one too many.
 
     Raises:
         DataError: the folder is something else; the message shows the expected and the found tree.
+        UsageError: an option that cannot be.
     """
-    root = Path(path)
+    root, level = Path(path), check_level(check_images)
+    folder = _listing(root)
+    _require_layout(root, folder)
+    names = list(folder.images)
+    if num_classes is not None and len(names) > num_classes:
+        advice = f"give --num_classes {len(names)}, or another folder{_only_here(names, counterpart)}"
+        raise _error(root, f"{root} holds {len(names)} classes, more than num_classes={num_classes}; {advice}")
+    paths = [os.path.join(root, file) for file in folder.files]
+    check_image_files(root, paths, level=level, max_pixels=max_pixels, shard=shard)
+    return names
+
+
+def _listing(root: Path) -> ImageFolder:
+    """What lies in the folder of a data set; a line names what is skipped."""
     if not root.is_dir():
         raise _error(root, f"{root} {'is a file, not a folder' if root.exists() else 'does not exist'}")
-    entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    loose = sorted(entry.name for entry in entries if entry.name.endswith(ENDINGS) and not entry.is_dir())
-    if loose:
+    try:
+        folder = list_image_folder(root)
+    except OSError as error:
+        raise DataError(f"{error.filename or root} {reason(error)}; mend that or remove it") from error
+    if folder.skipped:
+        names = some(map(_printable, folder.skipped), limit=5)
+        get_logger().info(
+            "notice: skipped %d hidden or system files and folders in %s: %s", len(folder.skipped), root, names
+        )
+    return folder
+
+
+def _require_layout(root: Path, folder: ImageFolder) -> None:
+    """Raise DataError for what is no folder of class folders; all that is wrong is named at once."""
+    if folder.loose:
         advice = "move each into the folder of its class (ImageNet's validation images: the script valprep.sh does it)"
-        raise _error(root, f"{len(loose):,} images, first {loose[0]}, lie in {root} outside any class folder; {advice}")
-    if not classes:
+        what = f"{len(folder.loose):,} images, first {folder.loose[0]}, lie in {root} outside any class folder"
+        raise _error(root, f"{what}; {advice}")
+    if not folder.images:
         raise _error(root, f"{root} holds no class folders")
-    images = {name: _images_of(root, name) for name in classes}
-    if num_classes is not None and len(classes) > num_classes:
-        advice = f"give --num_classes {len(classes)}, or another folder"
-        raise _error(root, f"{root} holds {len(classes)} classes, more than num_classes={num_classes}; {advice}")
-    if check_images:
-        paths = [os.path.join(root, name, file) for name in classes for file in images[name]]
-        check_image_files(root, paths[shard[0] :: shard[1]])
-    return classes
+    if folder.faults:
+        lead = f"{len(folder.faults)} class folders cannot be used:\n    " if len(folder.faults) > 1 else ""
+        raise _error(root, lead + some(folder.faults.values(), "\n    ", limit=50))
+
+
+def _only_here(names: Sequence[str], counterpart: str | Path) -> str:
+    """Which of the classes another folder of the same data set lacks, for messages."""
+    try:
+        others = list_image_folder(counterpart).images if counterpart else {}
+    except OSError:
+        others = {}
+    extra = [name for name in names if name not in others] if others else []
+    return f"; {counterpart} lacks the class {some(map(repr, extra))}" if extra else ""
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def cifar10_files(path: str | Path, usage: str) -> list[Path]:
@@ -127,6 +160,7 @@ def data_error(error: Exception, path: str | Path) -> Exception:
     `path` is the data set, empty where it is not known.
     """
     text = str(error)
+    remove_dump(text)
     if not isinstance(error, RuntimeError) or "Dataset Pipeline Error Message" not in text:
         return error
     found = re.search(r"data file is: (.+?\.\w+)\. (.+?)(?: and dump the| Dump the|\n\n|$)", text, re.DOTALL)
@@ -139,6 +173,13 @@ def data_error(error: Exception, path: str | Path) -> Exception:
     return DataError(f"{found[1]} cannot be used: {reason.rstrip('.')}; mend it or remove it from the data set")
 
 
+def remove_dump(text: str) -> None:
+    """Remove the copy of a damaged image that MindData has written into the current directory, as its message says."""
+    dump = re.search(r"Dump the abnormal image to \[(.+?)\]", text)
+    if dump:
+        Path(dump[1]).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def data_errors(path: str | Path) -> Iterator[None]:
     """Inside, what MindData reports about the data set at `path` is a DataError."""
@@ -148,104 +189,11 @@ def data_errors(path: str | Path) -> Iterator[None]:
         raise data_error(error, path) from None
 
 
-def _images_of(root: Path, name: str) -> list[str]:
-    """The image files of one class, sorted; DataError where there are none, or other things among them."""
-    images, others = [], []
-    for entry in os.scandir(root / name):
-        hidden, image = entry.name.startswith("."), entry.name.endswith(ENDINGS)
-        if image and not hidden and not entry.is_dir():
-            images.append(entry.name)
-        elif image or not (hidden or entry.name in IGNORED):
-            others.append(entry.name + "/" * entry.is_dir())
-    if others:
-        advice = "convert or remove them (if these are the class folders, give their parent as the data set)"
-        raise _error(root, f"{root / name} holds more than images: {_some(sorted(others), ', ')}; {advice}")
-    if not images:
-        raise _error(root, f"class folder {root / name} holds no images; fill it or remove it")
-    return sorted(images)
-
-
-def check_image_files(root: str | Path, paths: list[str], tree: str = IMAGE_TREE) -> None:
-    """Open each file to see that it is a complete JPEG, PNG, BMP or TIFF.
-
-    Args:
-        root: of the data set, for messages.
-        paths: files.
-        tree: what is expected below `root`; empty where the paths come from a list.
-
-    Raises:
-        DataError: the files of the data set `root` that are not.
-    """
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    pool = ThreadPoolExecutor(READERS)
-    try:
-        faults = [fault for found in pool.map(_faults, chunks) for fault in found]
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining files
-    if faults:
-        problem = f"{len(faults):,} of {len(paths):,} files are not readable images; mend or remove them"
-        text = f"{root}: {problem}:\n    {_some(faults)}"
-        raise _error(Path(root), text, tree) if tree else DataError(text)
-
-
-def _faults(paths: list[str]) -> list[str]:
-    return [fault for fault in map(_fault, paths) if fault]
-
-
-def _fault(path: str) -> str:
-    """The path and what is wrong with it; empty text for a sound image."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            if _looks_complete(file):
-                return ""
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-    except UnidentifiedImageError:
-        return f"{path}: {'not one of ' + ', '.join(FORMATS) if os.path.getsize(path) else 'empty file'}"
-    except Exception as error:  # Pillow's readers raise errors of many kinds on damaged files
-        return f"{path}: {error}"
-    return ""
-
-
-def _looks_complete(file) -> bool:
-    """Quick test: the signature, and the end-of-image marker at the very end. False only asks for a full decode."""
-    head = file.read(HEAD)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - TAIL))
-    tail = file.read(TAIL)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return tail == b"\0\0\0\0IEND\xaeB`\x82"
-    if head.startswith(b"BM"):
-        return int.from_bytes(head[2:6], "little") == size
-    return head.startswith(b"\xff\xd8\xff") and tail.endswith(b"\xff\xd9") and _reaches_scan(file, head)
-
-
-def _reaches_scan(file, head: bytes) -> bool:
-    """Whether a JPEG's header segments are whole: a file cut just after its thumbnail has that one's end marker."""
-    position, start = 2, 0  # in the file: of the segment, of `head`
-    while True:
-        marker = head[position - start : position - start + 4]
-        if len(marker) == 4 and marker[0] == 0xFF:
-            if marker[1] == 0xDA:  # start of scan
-                return True
-            position += 2 + int.from_bytes(marker[2:], "big")
-        elif len(marker) == 4 or position == start:
-            return False
-        else:
-            file.seek(position)
-            head, start = file.read(HEAD), position
-
-
-def _some(items: list[str], separator: str = "\n    ", limit: int = 10) -> str:
-    more = [f"... and {len(items) - limit:,} more"] if len(items) > limit else []
-    return separator.join(items[:limit] + more)
-
-
 def _error(root: Path, problem: str, expected: str = IMAGE_TREE) -> DataError:
     """`problem` with the expected and the found tree; for a missing folder that of the nearest one above it."""
     folder = next(folder for folder in (root, *root.absolute().parents) if folder.is_dir())
     found = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
-    found_tree = _some(found, limit=8) or "(empty)"
+    found_tree = some(found, "\n    ", limit=8) or "(empty)"
     return DataError(f"{problem}\nexpected:\n{root}/\n    {expected}\nfound:\n{folder}/\n    {found_tree}")
 
 

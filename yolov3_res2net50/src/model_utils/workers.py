@@ -11,10 +11,15 @@ from .logger import get_logger
 from .ranks import local_rank
 
 
+def own_cores() -> int:
+    """Cores of this machine that this process has to itself, at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // local_rank(os.environ)[1])
+
+
 def worker_threads(config: Config) -> int:
     """Threads of the pipeline: at least 1, at most this process's share of the cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // local_rank(os.environ)[1])
+    cores = own_cores()
     require_range(low=1, num_parallel_workers=config.num_parallel_workers)
     if config.num_parallel_workers > cores and not worker_threads.noticed:
         worker_threads.noticed = True

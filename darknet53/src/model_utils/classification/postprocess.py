@@ -18,14 +18,16 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from ..dataset_checks import ENDINGS
 from ..errors import DataError, UsageError, in_short
-from ..files import read_text
+from ..files import read_text, require_regular
+from ..image_folder import ENDINGS, is_skipped, some
 from ..model import Model
+from ..near_names import near_name
 
 SHOWN = ("Accuracy of result files", "debug")
 
 RESULT_ENDING = ".bin"
+LARGEST_RESULT = 64 << 20  # bytes
 
 
 def read_labels(path: str | Path) -> dict[str, int]:
@@ -39,6 +41,15 @@ def read_labels(path: str | Path) -> dict[str, int]:
     text = read_text(path, f"label_file={path}", expected=expected, errors="surrogateescape").replace("\r\n", "\n")
     if str(path).endswith(".json"):
         return _json_labels(path, text)
+    return parse_labels(text, path)
+
+
+def parse_labels(text: str, path: str | Path) -> dict[str, int]:
+    """The class index of each name in the lines of a list; `path` stands for it in messages.
+
+    Raises:
+        DataError: a line of another form, a name that stands there twice, or no line.
+    """
     labels: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -78,7 +89,7 @@ def find_results(path: str | Path) -> list[Path]:
     """
     folder = Path(path)
     found = sorted(folder.glob(f"*{RESULT_ENDING}")) if folder.is_dir() else []
-    files = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in found if not (file.is_dir() or is_skipped(file.name))]
     if not files:
         kind = f"holds no {RESULT_ENDING} files" if folder.is_dir() else "is not a folder"
         inner = folder / "result_Files"
@@ -110,9 +121,24 @@ def match_labels(names: Iterable[str], labels: dict[str, int]) -> tuple[list[int
         unknown += [] if candidates else [name]
     if unknown:
         raise DataError(
-            f"{len(unknown)} results have no line in the label list: {_some(unknown)}; add them to the list"
+            f"{len(unknown)} results have no line in the label list: {some(unknown, limit=5)}"
+            f"{near_name(unknown[0], labels)}; add them to the list"
         )
     return [labels[key] for key in keys], sorted(set(labels) - set(keys))
+
+
+def count_classes(path: Path) -> int:
+    """How many logits a result file holds, by its size.
+
+    Raises:
+        DataError: a size that cannot be, or no regular file.
+    """
+    size = require_regular(path)
+    if size == 0 or size % 4:
+        raise DataError(f"{path} has {size} bytes; float32 logits take a multiple of 4: write the results again")
+    if size > LARGEST_RESULT:
+        raise DataError(f"{path} has {size:,} bytes, more than logits of one picture take; write the results again")
+    return size // 4
 
 
 def read_logits(path: Path) -> np.ndarray:
@@ -121,9 +147,7 @@ def read_logits(path: Path) -> np.ndarray:
     Raises:
         DataError: a size that cannot be, values that are not finite.
     """
-    size = path.stat().st_size
-    if size == 0 or size % 4:
-        raise DataError(f"{path} has {size} bytes; float32 logits take a multiple of 4: write the results again")
+    count_classes(path)
     logits = np.fromfile(path, "<f4")
     if not np.isfinite(logits).all():
         raise DataError(f"{path} holds values that are not finite; is it of another model or another type of numbers?")
@@ -145,25 +169,20 @@ def count_hits(files: Sequence[Path], labels: Sequence[int]) -> tuple[int, int]:
     Raises:
         DataError: results of different sizes, a class index out of range.
     """
-    top_1 = top_5 = classes = 0
+    top_1 = top_5 = 0
+    classes = count_classes(files[0]) if files else 0
     for file, label in zip(files, labels):
-        logits = read_logits(file)
-        classes = classes or len(logits)
-        if len(logits) != classes:
+        if count_classes(file) != classes:
             raise DataError(
-                f"{file} holds {len(logits)} classes, {files[0].name} {classes}; keep one model's results in a folder"
+                f"{file} holds {count_classes(file)} classes, {files[0].name} {classes}; keep one model's results in a folder"
             )
         if label >= classes:
             raise DataError(
                 f"the label list gives {file.stem} the class {label}; the results have classes 0 to {classes - 1}"
             )
-        first, among_five = hits(logits, label)
+        first, among_five = hits(read_logits(file), label)
         top_1, top_5 = top_1 + first, top_5 + among_five
     return top_1, top_5
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def run(model: Model, argv: list[str] | None = None) -> None:
@@ -177,7 +196,7 @@ def run(model: Model, argv: list[str] | None = None) -> None:
     labels, missing = match_labels([file.stem for file in files], label_list)
     if missing:
         print(
-            f"notice: {len(missing)} of {len(label_list)} names in {config.label_file} have no result: {_some(missing)}"
+            f"notice: {len(missing)} of {len(label_list)} names in {config.label_file} have no result: {some(missing, limit=5)}"
         )
     top_1, top_5 = count_hits(files, labels)
     total = len(files)

@@ -15,9 +15,11 @@ from ..config import Config
 from ..dataset_checks import data_errors
 from ..device_adapter import Device
 from ..errors import DataError
+from ..image_folder import some
 from ..inference import load_network, predict, with_input
 from ..logger import get_logger
 from ..model import Model
+from ..near_names import near_name
 
 METRIC = "top_1_accuracy"  # decides which weights of a training are the best
 LOSS_UNIT = 2.0**-40  # losses are summed as whole multiples of it: exactly, so that no order of them counts
@@ -164,10 +166,12 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fi
             that occur twice in another order.
     """
     stored, outputs = about["class_names"], about["network"]["num_classes"]
+    unknown = _unknown(names, stored or names)
     if len(names) > outputs or (is_fixed and (outputs != len(names) or stored not in (None, names))):
         raise DataError(
-            f"the checkpoint has {outputs} classes ({', '.join(stored[:3]) if stored else 'unnamed'} ...), val_data_dir="
-            f"{config.val_data_dir} has {len(names)} ({', '.join(names[:3])} ...); evaluate on the data that it was trained for"
+            f"the checkpoint has {outputs} classes ({some(stored) if stored else 'unnamed'}), val_data_dir="
+            f"{config.val_data_dir} has {len(names)} ({some(names)}){unknown and ': it' + unknown}; "
+            "evaluate on the data that it was trained for"
         )
     if stored is None:
         if len(names) < outputs:
@@ -181,11 +185,17 @@ def match_classes(names: list[str], about: dict[str, Any], config: Config, is_fi
             config.val_data_dir,
         )
         return names
-    unknown = [name for name in names if name not in stored]
     if unknown:
         raise DataError(
-            f"val_data_dir={config.val_data_dir} has the class '{unknown[0]}' ({len(unknown)} such), "
-            f"which the checkpoint of {len(stored)} classes does not know; evaluate on the data that it was trained for"
+            f"val_data_dir={config.val_data_dir} has {len(names)} classes; the checkpoint of {len(stored)}{unknown}; "
+            "evaluate on the data that it was trained for"
         )
     class_indices(names, stored, f"val_data_dir={config.val_data_dir}")  # refuses names that occur twice
     return stored
+
+
+def _unknown(names: list[str], known: list[str]) -> str:
+    """The end of a sentence about a checkpoint that says which names it does not know, and a near one that it knows."""
+    unknown = [name for name in names if name not in set(known)]
+    near = near_name(unknown[0], known) if unknown else ""
+    return f" does not know {len(unknown)} of them, {some(map(repr, unknown))}{near}" if unknown else ""

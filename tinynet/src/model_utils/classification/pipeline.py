@@ -16,15 +16,15 @@ import numpy as np
 from mindspore.dataset import transforms
 
 from ..config import Config
-from ..dataset_checks import ENDINGS, image_folder_options
 from ..device_adapter import Device
 from ..errors import require_range, require_seed
+from ..image_folder import ENDINGS, list_image_folder
 from ..workers import worker_threads
 
 
 def build_pipeline(
     source: Callable[[ds.Sampler, int], ds.Dataset],
-    images: int,
+    images: Sequence[int],
     operators: Sequence[Callable],
     config: Config,
     device: Device,
@@ -40,7 +40,7 @@ def build_pipeline(
 
     Args:
         source: makes the data set with the columns image and label from a sampler and a number of workers.
-        images: of the data set, over all ranks.
+        images: positions in the source of the data set's images, over all ranks.
         operators: from the source's image to (3, H, W) float32.
         config: recipe.
         device: rank and size.
@@ -79,24 +79,32 @@ def build_pipeline(
     return dataset.skip(skip_steps) if skip_steps else dataset
 
 
-def _shard(images: int, split: str, seed: int, device: Device, epoch: int) -> list[int]:
+def _shard(images: Sequence[int], split: str, seed: int, device: Device, epoch: int) -> list[int]:
     """Which images this rank reads: in training as many on each rank, in evaluation all of them exactly once."""
-    order = np.arange(images)
+    order = np.asarray(images, np.int64)
     if split == "train":
-        order = np.random.RandomState([seed & 0xFFFFFFFF, epoch]).permutation(images)
-        order = order[: images // device.size * device.size]
+        order = np.random.RandomState([seed & 0xFFFFFFFF, epoch]).permutation(order)
+        order = order[: len(images) // device.size * device.size]
     return order[device.rank :: device.size].tolist()
 
 
 def image_folder(path: str, class_names: list[str], **options) -> ds.Dataset:
-    """Images of the classes that the folder holds; a class keeps its index in `class_names`."""
-    options.update(image_folder_options(class_names))
-    indices = options["class_indexing"]
-    options["class_indexing"] = {n: i for n, i in indices.items() if os.path.isdir(os.path.join(path, n))}
-    return ds.ImageFolderDataset(path, **options)
+    """All files with the ending of an image in the class folders; of `image_positions` are those of the data set.
+
+    Args:
+        path: folder with one folder of images for each class, of which it may lack some.
+        class_names: a class has its index in them.
+        **options: of ImageFolderDataset.
+    """
+    indices = {name: i for i, name in enumerate(class_names) if os.path.isdir(os.path.join(path, name))}
+    return ds.ImageFolderDataset(path, class_indexing=indices, extensions=list(ENDINGS), **options)
+
+
+def image_positions(path: str) -> list[int]:
+    """Where the images of a folder stand in `image_folder`, which has hidden and system files too."""
+    return list_image_folder(path).positions
 
 
 def count_image_folder(path: str) -> int:
-    """Images of a folder with one folder of images for each class; hidden folders, which MindData counts, do not count."""
-    folders = [entry.path for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith(".")]
-    return sum(name.endswith(ENDINGS) for folder in folders for name in os.listdir(folder))
+    """Images of a folder with one folder of images for each class."""
+    return len(image_positions(path))

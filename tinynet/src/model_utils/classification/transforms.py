@@ -6,9 +6,11 @@ Pictures are (H, W, 3) uint8 RGB until they are normalized; the network's input 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from mindspore.dataset import vision
 from mindspore.dataset.vision import Inter
 
@@ -77,13 +79,25 @@ def classifier_input(
 def eval_transforms(spec: dict[str, Any]) -> list[Callable]:
     """Operators from a decoded picture to the network's input, as a description of `classifier_input` has it.
 
-    With resize shorter_side, that side becomes height / crop_ratio (rounded down) and the centre is cropped.
+    With resize shorter_side, that side becomes height / crop_ratio (rounded down) and the centre is cropped as
+    `crop_center` does. An EXIF rotation is not applied.
     """
     size, interpolation = (spec["height"], spec["width"]), INTERPOLATIONS[spec["interpolation"]]
     if spec["resize"] == "both_sides":
         return [vision.Resize(size, interpolation), *to_input(spec)]
     shorter_side = int(spec["height"] / spec["crop_ratio"])
-    return [vision.Resize(shorter_side, interpolation), vision.CenterCrop(size), *to_input(spec)]
+    crop = functools.partial(crop_center, height=spec["height"], width=spec["width"])
+    return [vision.Resize(shorter_side, interpolation), crop, *to_input(spec)]
+
+
+def crop_center(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The centre of a picture (H, W, 3) that is as large or larger: (height, width, 3).
+
+    Half of an odd margin is rounded to the even number, as in torchvision and timm, which the published weights were
+    evaluated with; MindData's CenterCrop rounds it down.
+    """
+    top, left = round((picture.shape[0] - height) / 2), round((picture.shape[1] - width) / 2)
+    return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
 
 def to_input(spec: dict[str, Any]) -> list[Callable]:
