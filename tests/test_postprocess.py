@@ -185,13 +185,18 @@ def test_label_names_may_carry_the_ending_of_the_picture():
         (b"12345", "b.bin has 5 bytes"),
         (np.zeros(6, np.float32).tobytes(), "b.bin holds 6 classes, a.bin 7"),
         (np.full(7, np.nan, np.float32).tobytes(), "b.bin holds values that are not finite"),
-        (np.zeros(7, np.float32).tobytes(), "gives b the class 7; the results have classes 0 to 6"),
     ],
 )
 def test_bad_result_files_are_named(tmp_path, content, message):
     folder = write_results(tmp_path / "r", {"a": ([0] * 7, 0)})
     (folder / "b.bin").write_bytes(content)
     with pytest.raises(DataError, match=message):
+        run(folder, write_labels(tmp_path / "label.txt", "a:0\nb:6\n"))
+
+
+def test_a_class_that_the_results_do_not_have(tmp_path):
+    folder = write_results(tmp_path / "r", {"a": ([0] * 7, 0), "b": ([0] * 7, 0)})
+    with pytest.raises(DataError, match="gives b the class 7; the results have classes 0 to 6"):
         run(folder, write_labels(tmp_path / "label.txt", "a:0\nb:7\n"))
 
 

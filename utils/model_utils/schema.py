@@ -95,7 +95,7 @@ def require_description(about: Any, network: dict[str, Any], spec: dict[str, Any
             raise DataError(f"{source} does not describe a model: its {part} is {_short(found)}; an object is accepted")
     if about["network"].get("name") != network["name"]:
         name = about["network"].get("name")
-        name = name if isinstance(name, str) else _short(name)
+        name = name if isinstance(name, str) else f"of no name ({_short(name)})"
         raise DataError(f"{source} is of the network {name}; one of {network['name']} is accepted here")
     known = {key: value for key, value in about["network"].items() if key in network}  # of others the builder decides
     _require_members(known, network, ("name", "num_classes"), f"{source}: network")
