@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,43 +56,28 @@ def model_folders(files: list[Path]) -> list[Path]:
     return [path.parent for path in files if path.name == "train.py" and len(path.parts) == 2]
 
 
-def copied_directories(files: list[Path]) -> list[Path]:
-    return [folder / place for folder in model_folders(files) for place in COPIED.values()]
-
-
 def below(files: list[Path], directories: Iterable[Path]) -> list[Path]:
     directories = set(directories)
     return [path for path in files if not directories.isdisjoint(path.parents)]
 
 
-def first_lines(path: Path) -> list[bytes]:
-    """Returns the two lines in which a header can stand, at most 1,000 bytes of each; none of what is no file."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        return [file.readline(1000), file.readline(1000)]
+def first_line(path: Path) -> bytes:
+    """Returns the line in which a header stands, which is the second one after #!; nothing of what is no file."""
+    lines = path.read_bytes()[:2000].split(b"\n") if path.is_file() else [b""]
+    return lines[1 if lines[0].startswith(b"#!") and len(lines) > 1 else 0]
 
 
 def has_header(path: Path, source: Path) -> bool:
-    """Tells whether a file begins with the header that names this source."""
-    lines = first_lines(path)
-    place = 1 if lines and lines[0].startswith(b"#!") else 0
-    return lines[place : place + 1] == [f"{header(source)}\n".encode()]
+    return first_line(path) == header(source).encode()
 
 
 def difference(source: Path, copy: Path) -> str:
-    """Describes the first difference of a copy from its source; the empty string when there is none."""
+    """Describes how a copy differs from its source; the empty string when it does not."""
     if copy.is_symlink():
         return "kind: it is a link"
-    modes = ["executable" if path.stat().st_mode & 0o100 else "not executable" for path in (source, copy)]
-    if modes[0] != modes[1]:
-        return f"mode: source {modes[0]}, copy {modes[1]}"
-    pairs = zip_longest(source.read_bytes().splitlines(True), copy.read_bytes().splitlines(True))
-    for number, lines in enumerate(pairs, 1):
-        if lines[0] != lines[1]:
-            shown = ["has ended" if line is None else repr(line.decode("utf-8", "replace")) for line in lines]
-            return f"line {number}: source {shown[0]}, copy {shown[1]}"
-    return ""
+    if (source.stat().st_mode ^ copy.stat().st_mode) & 0o100:
+        return "mode: one of the two is executable"
+    return "" if source.read_bytes() == copy.read_bytes() else "content"
 
 
 def drift(root: Path, files: list[Path]) -> Iterator[tuple[Path, Path, str]]:
@@ -125,9 +109,9 @@ def check(root: Path) -> list[str]:
     for path, source, text in drift(root, files):
         is_own = text == ORPHAN and not has_header(root / path, source)
         findings.append(f"{path} {text}; {'move it out of the copied directory, or remove it' if is_own else MEND}")
-    copies = below(files, copied_directories(files))
+    copies = below(files, [folder / place for folder in folders for place in COPIED.values()])
     for path in below(files, folders):
-        if path not in copies and any(b"Shared file:" in line for line in first_lines(root / path)):
+        if path not in copies and b"Shared file:" in first_line(root / path):
             findings.append(f"{path} has the header of a shared file and is none; remove that line, or the file")
     return findings
 
@@ -160,9 +144,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     for finding in findings:
         print(finding, file=sys.stderr)
     if not findings:
-        files = listed_files(root)
-        shared, copies = below(files, COPIED), below(files, copied_directories(files))
-        print(f"{len(shared)} shared files, {len(copies)} copies: all equal")
+        print(f"{len(below(listed_files(root), COPIED))} shared files: all copies are equal to them")
     return 1 if findings else 0
 
 

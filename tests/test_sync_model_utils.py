@@ -93,7 +93,7 @@ def test_the_folders_of_this_repository_are_in_order():
 
 
 def test_equal_copies_pass(repository):
-    assert repository.main("--check") == (0, ["8 shared files, 23 copies: all equal"], [])
+    assert repository.main("--check") == (0, ["8 shared files: all copies are equal to them"], [])
 
 
 def test_the_program_needs_one_action(tmp_path):
@@ -105,32 +105,16 @@ def test_the_program_needs_one_action(tmp_path):
 # ---- Copies that are missing or differ
 
 
+@pytest.mark.parametrize(
+    "change", [lambda text: text + b"extra\n", lambda text: text[:-1], lambda text: text.replace(b"\n", b"\r\n")]
+)
 @pytest.mark.parametrize("name", COPIES)
-def test_a_changed_copy_is_named_with_its_line_and_the_mend(repository, name):
+def test_a_changed_copy_is_named_with_the_mend(repository, name, change):
     copy = repository.path(f"beta/{name}")
-    number = len(copy.read_text().splitlines())
-    copy.write_text(copy.read_text() + "extra\n")
+    copy.write_bytes(change(copy.read_bytes()))
     status, out, (error,) = repository.main("--check")
     assert (status, out) == (1, []) and error.startswith(f"beta/{name} differs from utils/")
-    what = rf"in line {number + 1}: source has ended, copy 'extra\n'"
-    assert error.endswith(f"{what}; python scripts/sync_model_utils.py --write")
-
-
-@pytest.mark.parametrize(
-    ("source", "copy", "expected"),
-    [
-        (b"a\nb\n", b"a\nb\n", ""),
-        (b"a\nb\n", b"a\nc\n", r"line 2: source 'b\n', copy 'c\n'"),
-        (b"a\nb\n", b"a\n", r"line 2: source 'b\n', copy has ended"),
-        (b"a\n", b"a\r\n", r"line 1: source 'a\n', copy 'a\r\n'"),
-        (b"a\n", b"a", r"line 1: source 'a\n', copy 'a'"),
-        (b"a\n", b"\xff\n", "line 1: source 'a\\n', copy '\ufffd\\n'"),
-    ],
-)
-def test_the_first_difference_is_described(tmp_path, source, copy, expected):
-    (tmp_path / "source").write_bytes(source)
-    (tmp_path / "copy").write_bytes(copy)
-    assert sync.difference(tmp_path / "source", tmp_path / "copy") == expected
+    assert error.endswith("in content; python scripts/sync_model_utils.py --write")
 
 
 APP, LOSS, ORPHAN = "alpha/ascend310_infer", "src/model_utils/classification/loss.py", "has no source; move it out"
@@ -141,8 +125,8 @@ APP, LOSS, ORPHAN = "alpha/ascend310_infer", "src/model_utils/classification/los
     [
         (lambda r: r.path(CONFIG).unlink(), f"{CONFIG} is missing", True),
         (lambda r: r.link(CONFIG, r.root / "utils/model_utils/config.py"), "in kind: it is a link", True),
-        (lambda r: r.flip_mode(f"{APP}/build.sh"), "in mode: source executable, copy not executable", True),
-        (lambda r: r.flip_mode(f"{APP}/src/a.cc"), "in mode: source not executable, copy executable", True),
+        (lambda r: r.flip_mode(f"{APP}/build.sh"), "in mode: one of the two is executable", True),
+        (lambda r: r.flip_mode(f"{APP}/src/a.cc"), "in mode: one of the two is executable", True),
         # What only classifiers need does not belong to a detector.
         (lambda r: r.header(f"{DETECTOR}/{LOSS}", f"utils/{LOSS[4:]}"), f"{DETECTOR}/{LOSS} has no source", True),
         (lambda r: r.put("alpha/src/model_utils/extra.py"), f"alpha/src/model_utils/extra.py {ORPHAN}", False),
@@ -272,7 +256,7 @@ def test_write_brings_copies_up_to_date_and_touches_nothing_else(repository):
     untouched = repository.path("beta/src/model_utils/config.py").stat().st_mtime_ns
     repository.put("gamma/train.py")
     status, out, _ = repository.main("--write")
-    assert status == 0 and out[-1] == "8 shared files, 31 copies: all equal"
+    assert status == 0 and out[-1] == "8 shared files: all copies are equal to them"
     written = [line.split()[1] for line in out[:-1] if line.startswith("wrote ")]
     assert [name for name in written if "gamma" not in name] == [CONFIG, "beta/ascend310_infer/build.sh"]
     assert len(written) == 2 + 8 == len(out) - 1

@@ -113,7 +113,7 @@ def export(network: nn.Cell, about: dict[str, Any], path: Path, batch_size: int,
                 simplify(written)
             else:
                 ms.export(network, images, file_name=str(written.with_suffix("")), file_format=file_format)
-            notes = {**about, "batch_size": batch_size, "file_format": file_format, "sha256": digest(written)}
+            notes = {**about, "sha256": digest(written), "batch_size": batch_size, "file_format": file_format}
             described = Path(private, "model.json")
             described.write_text(json.dumps(notes, indent=2), encoding="utf-8")
             move(written, path)
