@@ -26,8 +26,8 @@ from mindspore import nn
 
 SHOWN = (  # sections and keys of the recipe in --help; in the second line those of the report about int8
     "Export", "use_ema", "testing_shape", "test_img_shape", *PLAIN_WEIGHTS, "Device", "ModelArts",
-    "data_dir", "img_path", "annFile", "check_images", "allow_outside_paths", "num_parallel_workers", "nms_thresh",
-    "eval_ignore_threshold", "max_detections",
+    "data_dir", "img_path", "annFile", "check_images", "max_pixels", "allow_outside_paths", "num_parallel_workers",
+    "nms_thresh", "eval_ignore_threshold", "max_detections",
 )  # fmt: skip
 
 

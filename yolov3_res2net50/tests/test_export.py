@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import shutil
 import sys
@@ -161,7 +162,8 @@ def test_only_the_documented_files_are_written(quantized, about):
         "model.onnx", "model.onnx.json", "model_calibration", "model_converter.cfg",
         "model_int8.onnx", "model_int8.onnx.json", "model_int8_report.json",
     ]  # fmt: skip
-    assert read_json(quantized / "model_int8.onnx.json") == {**about, "quantized": "int8"}
+    found, model = read_json(quantized / "model_int8.onnx.json"), (quantized / "model_int8.onnx").read_bytes()
+    assert found == {**about, "quantized": "int8", "sha256": hashlib.sha256(model).hexdigest()}
 
 
 def test_outputs_of_int8_are_close_to_those_of_float(quantized, about, few_digits):

@@ -200,7 +200,7 @@ BAD = {
 # What the message says where that is not the key, or more than the key.
 NAMED = {
     "per_batch_size": "batch_size=", "width_multiplier": "width=", "freeze": r"no parameter matches 'neck\.\*'",
-    "anchor_scales": "nine pairs", "training_shape": "training_shape=.*: .*multiples of 32", "std": "std above 0",
+    "anchor_scales": "nine pairs|list a,b,c", "training_shape": "training_shape=.*: .*multiples of 32", "std": "std above 0",
     "ckpt_interval": "ckpt_interval=.*: a number of batches, or None", "resize_rate": "resize_rate=.*: a number",
     "shortcut": "one of avg_pool, max_pool", "lr_scheduler": "one of exponential, cosine_annealing",
 }  # fmt: skip

@@ -52,7 +52,7 @@ from .drawing import draw_boxes
 from .prediction import PLAIN_WEIGHTS, Found, Predictor, load_predictor
 
 SHOWN = (  # sections and keys of the recipe in --help
-    "Inference", "nms_thresh", "max_detections", "per_batch_size", "testing_shape", "test_img_shape", "Device",
+    "Inference", "max_pixels", "nms_thresh", "max_detections", "per_batch_size", "testing_shape", "test_img_shape", "Device",
     *PLAIN_WEIGHTS,
 )  # fmt: skip
 SECONDS_BETWEEN_LINES = 5.0  # of the progress in a video

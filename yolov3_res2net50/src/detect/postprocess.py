@@ -35,7 +35,7 @@ from .evaluation import as_stated, detection_options, report, select_classes
 
 SHOWN = (  # sections and keys of the recipe in --help
     "Evaluation", "result_path", "data_dir", "img_path", "annFile", "testing_shape", "test_img_shape", "keep_ratio",
-    "category_ids", "allow_outside_paths", "log_path", "debug",
+    "category_ids", "max_pixels", "allow_outside_paths", "log_path", "debug",
 )  # fmt: skip
 STRIDES = (32, 16, 8)  # pixels of the input for a cell of the maps big, medium and small
 INVERSE = {6: 8, 8: 6}  # EXIF orientations; the others are their own inverses
