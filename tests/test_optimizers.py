@@ -76,6 +76,7 @@ def test_no_group_is_empty(chosen):
 @pytest.mark.parametrize(
     "options, text",
     [({"factor": 0.0}, "head_lr_factor=0.0: above 0"), ({"factor": float("inf")}, "head_lr_factor=inf: above 0"),
+     ({"factor": 1e300}, "float32 does not hold them"),
      ({"weight_decay": -1e-4}, "weight_decay=-0.0001: 0 or more"), ({"momentum": -0.1}, "momentum=-0.1: 0 or more and below 1"),
      ({"momentum": 1.0}, "momentum=1.0: 0 or more and below 1")],
 )  # fmt: skip

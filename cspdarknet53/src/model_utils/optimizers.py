@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, nn
 
 from .errors import require_range
+from .schedules import as_float32
 
 NO_WEIGHT_DECAY = (".bias", ".gamma", ".beta")
 
@@ -50,7 +51,7 @@ def parameter_groups(
         head_lr_factor: above 0.
 
     Raises:
-        UsageError: a factor that is not above 0, a negative weight decay.
+        UsageError: a factor that is not above 0 or too large for float32, a negative weight decay.
     """
     require_range(above=0, head_lr_factor=head_lr_factor)
     require_range(low=0, weight_decay=weight_decay)
@@ -59,9 +60,11 @@ def parameter_groups(
     for parameter in parameters:
         faster = head_lr_factor != 1 and head(parameter.name)
         members.setdefault((faster, parameter.name.endswith(NO_WEIGHT_DECAY)), []).append(parameter)
+    with np.errstate(over="ignore"):
+        head_rates = learning_rates * head_lr_factor
     groups = []
     for (faster, plain), group in sorted(members.items()):
         groups.append({"params": group, "weight_decay": 0.0 if plain else weight_decay})
         if faster:
-            groups[-1]["lr"] = ms.Tensor((learning_rates * head_lr_factor).astype(np.float32))
+            groups[-1]["lr"] = ms.Tensor(as_float32(head_rates))
     return [*groups, {"order_params": parameters}]

@@ -42,7 +42,7 @@ def warmup_step_lr(
         else:
             passed = sum(1 for milestone in milestones if step >= milestone * steps_per_epoch)
             rates.append(base_lr * _power(gamma, passed))
-    return _as_float32(rates)
+    return as_float32(rates)
 
 
 def warmup_cosine_annealing_lr(
@@ -70,15 +70,16 @@ def warmup_cosine_annealing_lr(
         else:
             cosine = math.cos(math.pi * (step // steps_per_epoch) / t_max)
             rates.append(eta_min + (base_lr - eta_min) * (1 + cosine) / 2)
-    return _as_float32(rates)
+    return as_float32(rates)
 
 
-def _as_float32(rates: list[float]) -> np.ndarray:
+def as_float32(rates: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Learning rates in float32; UsageError where that does not hold them."""
     with np.errstate(over="ignore"):
         values = np.array(rates, np.float32)
     if not np.isfinite(values).all():
         raise UsageError(
-            f"learning rates up to {max(rates):g}: float32 does not hold them; lower lr, eta_min or lr_gamma"
+            f"learning rates up to {max(rates):g}: float32 does not hold them; lower lr, eta_min, lr_gamma or head_lr_factor"
         )
     return values
 
