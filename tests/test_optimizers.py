@@ -76,13 +76,18 @@ def test_no_group_is_empty(chosen):
 @pytest.mark.parametrize(
     "options, text",
     [({"factor": 0.0}, "head_lr_factor=0.0: above 0"), ({"factor": float("inf")}, "head_lr_factor=inf: above 0"),
-     ({"factor": 1e300}, "float32 does not hold them"),
      ({"weight_decay": -1e-4}, "weight_decay=-0.0001: 0 or more"), ({"momentum": -0.1}, "momentum=-0.1: 0 or more and below 1"),
      ({"momentum": 1.0}, "momentum=1.0: 0 or more and below 1")],
 )  # fmt: skip
 def test_options_that_cannot_be(options, text):
     with pytest.raises(UsageError, match=f"{text} is accepted"):
         sgd(**options)
+
+
+@pytest.mark.parametrize("factor", [1e38, 1e300])
+def test_rates_of_the_head_that_float32_does_not_hold(factor):
+    with pytest.raises(UsageError, match="float32 does not hold them; lower .*head_lr_factor"):
+        sgd(RATES * 1e3, factor)
 
 
 def momentum_update(state: dict, gradient: np.ndarray, rate: float) -> np.ndarray:
