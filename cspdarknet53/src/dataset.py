@@ -62,7 +62,8 @@ def find_classes(config: Config, split: str, device: Device) -> list[str]:
         "shard": (device.rank, device.size),
     }
     if list_file:
-        return check_image_list(path, list_file, num_classes, **options)
+        outside = config.allow_outside_paths
+        return check_image_list(path, list_file, num_classes, allow_outside=outside, **options)
     counterpart = config.val_data_dir if split == "train" else ""
     return check_image_folder(path, num_classes, counterpart=counterpart, **options)
 
@@ -78,23 +79,29 @@ def create_dataset(config: Config, split: str, device: Device, class_names: list
         **progress: epoch, skip_steps and reshuffled of `build_pipeline`, which says what the batches are.
     """
     path, list_file = data_source(config, split)
+    rows = read_rows(config, list_file) if list_file else []
     operators = (
         train_transforms(config) if split == "train" else [vision.Decode(), *eval_transforms(input_spec(config))]
     )
 
     def source(sampler: ds.Sampler, workers: int) -> ds.Dataset:
         if list_file:
-            return image_list(path, list_file, sampler=sampler, num_parallel_workers=workers)
+            return image_list(path, rows, sampler=sampler, num_parallel_workers=workers)
         return image_folder(path, class_names, sampler=sampler, num_parallel_workers=workers)
 
-    images = range(count_images(config, split)) if list_file else image_positions(path)
+    images = range(len(rows)) if list_file else image_positions(path)
     return build_pipeline(source, images, operators, config, device, split=split, **progress)
 
 
 def count_images(config: Config, split: str) -> int:
     """Images of a split, over all ranks."""
     path, list_file = data_source(config, split)
-    return len(read_image_list(list_file)) if list_file else count_image_folder(path)
+    return len(read_rows(config, list_file)) if list_file else count_image_folder(path)
+
+
+def read_rows(config: Config, list_file: str) -> list[tuple[str, int]]:
+    """Relative paths and labels of a list, see `read_image_list`."""
+    return read_image_list(list_file, allow_outside=config.allow_outside_paths)
 
 
 def data_source(config: Config, split: str) -> tuple[str, str]:

@@ -55,12 +55,28 @@ def test_list_equals_folder(configured, lists, split):
 @pytest.mark.parametrize("text, message", [
     ("", "holds no line"), ("a.jpg\n", "list.txt:1: 'a.jpg' is not a line"), ("a.jpg -1\n", "not a line"),
     ("a.txt 1\n", "not a line"), ("x/a.jpg 1\nx/a.jpg 2\n", "list.txt:2: 'x/a.jpg' stands on an earlier line"),
+    ("./x/a.jpg 1\nx/a.jpg 2\n", "list.txt:2: 'x/a.jpg' stands on an earlier line"),
+    ("/x/a.jpg 1\n", "list.txt:1: '/x/a.jpg' leads out of the folder"), ("x/../../a.jpg 1\n", "leads out of the folder"),
+    ("a.jpg ²\n", "not a line"), ("a.jpg " + "9" * 5000, "not a line"),
     ("x/a.jpg 1\n", "1 of 1 paths .* are no files"), ("x/a.jpg 10\n", "label 10, num_classes=10"),
 ])  # fmt: skip
 def test_bad_lists(tmp_path, text, message):
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(DataError, match=message):
         check_image_list(tmp_path, tmp_path / "list.txt", 10)
+
+
+def test_lists_in_other_encodings_and_near_names(few_digits, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/Ä b.jpg").write_bytes(next((few_digits / "val").rglob("*.jpg")).read_bytes())
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "list.txt").write_text("./Ä b.jpg 0\r\n", encoding=encoding)
+        assert check_image_list(tmp_path / "in", tmp_path / "list.txt", 10) == ["0"]
+    (tmp_path / "list.txt").write_text("%C3%84%20b.jpg 0\n")
+    with pytest.raises(DataError, match="'Ä b.jpg' is there, which differs in: %20"):
+        check_image_list(tmp_path / "in", tmp_path / "list.txt", 10)
+    (tmp_path / "list.txt").write_text("../in/Ä b.jpg 0\n")
+    assert check_image_list(tmp_path / "in", tmp_path / "list.txt", 10, allow_outside=True) == ["in"]
 
 
 def test_files_that_cannot_be_read(few_digits, tmp_path):

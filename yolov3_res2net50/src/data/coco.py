@@ -11,12 +11,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 
 from ..model_utils.config import Config
 from ..model_utils.errors import DataError, UsageError
+from ..model_utils.files import plain_path
 from ..model_utils.logger import get_logger
 from ..model_utils.near_names import near_name
 from ..model_utils.picture_check import MAX_PIXELS, check_image_files, check_level
@@ -207,8 +208,8 @@ def _read(images: Path, file: Path, version: tuple[int, int], allow_outside: boo
 
 def _inside(name: str, number: int, content: Annotations, allow_outside: bool) -> str:
     """A file name without `.` and `..`; DataError where it leads out of the folder of the images."""
-    plain = os.path.normpath(name)
-    if not allow_outside and (os.path.isabs(plain) or PurePath(plain).parts[:1] == ("..",)):
+    plain, is_outside = plain_path(name)
+    if is_outside and not allow_outside:
         problem = f"{content.source}: image {short(content.images[number]['id'])} has the file_name {short(name)}"
         advice = "give names below it, or --allow_outside_paths true where you trust the file"
         raise DataError(f"{problem}, which leads out of the folder of the images; {advice}")

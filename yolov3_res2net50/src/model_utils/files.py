@@ -107,6 +107,12 @@ def home_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def plain_path(name: str) -> tuple[str, bool]:
+    """A relative path without `.` and needless `..`, and whether it leads out of the folder that it is relative to."""
+    plain = os.path.normpath(name)
+    return plain, os.path.isabs(plain) or plain.split(os.sep)[0] == ".."
+
+
 def apply_umask(path: str | Path) -> None:
     """Give a file or folder the mode that the user's umask gives new ones; the framework makes private ones."""
     mask = os.umask(0o077)
