@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -9,9 +10,11 @@ import signal
 import time
 from pathlib import Path
 
+import toy.programs
 from model_utils.checkpoint import load
 from model_utils.errors import DataError
 from model_utils.progress import Position
+from toy.model import MODEL
 from toy.programs import run_train
 from toy_runs import assert_same, changed, contents, last, place, small_run, start, states
 
@@ -173,3 +176,21 @@ def test_what_operating_systems_leave_behind_changes_nothing(few_digits, tmp_pat
     for folder, out in ((few_digits, "clean"), (data, "debris")):
         assert run_train(small_run(folder, tmp_path / out, **options)) == 0
     assert_same(last(tmp_path / "clean"), last(tmp_path / "debris"))
+
+
+@pytest.mark.parametrize("interval, kept", [(1, 1), (5, 0)])
+def test_the_first_state_does_not_wait_for_the_first_validation(few_digits, tmp_path, monkeypatch, interval, kept):
+    """A validation that fails after an epoch of hours: the epoch is not lost, where its state was to be saved."""
+
+    def fail(*_):
+        raise DataError("the validation data is gone")
+
+    monkeypatch.setattr(toy.programs, "MODEL", dataclasses.replace(MODEL, validate=fail))
+    options = {"epochs": 2, "eval_interval": 1, "save_checkpoint_epochs": interval}
+    with pytest.raises(DataError, match="is gone"):
+        run_train(small_run(few_digits, tmp_path, **options))
+    assert [path.name for path in states(tmp_path)] == ["toy-1_5.ckpt"] * kept
+    monkeypatch.undo()
+    if kept:
+        assert run_train(small_run(few_digits, tmp_path, resume="auto", **options)) == 0
+        assert load(last(tmp_path))[1]["epoch"] == 2

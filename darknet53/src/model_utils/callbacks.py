@@ -48,9 +48,19 @@ class SaveCheckpoint(Callback):
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         at = self.position
-        due = at.total % self.step_interval == 0 if self.step_interval else at.epoch % self.interval == 0
-        if due or at.step < at.steps_per_epoch or at.epoch == self.epochs or run_context.get_stop_requested():
+        if self._is_due() or at.step < at.steps_per_epoch or run_context.get_stop_requested():
             self._save()
+
+    def save_early(self) -> None:
+        """At the end of an epoch whose state will be saved, save it already before the evaluation."""
+        if self._is_due():
+            at = self.position
+            self.folder.save(at.epoch, at.step, self.train_step.training_state(), self.metadata)
+
+    def _is_due(self) -> bool:
+        at = self.position
+        due = at.total % self.step_interval == 0 if self.step_interval else at.epoch % self.interval == 0
+        return due or at.epoch == self.epochs
 
     def _save(self) -> None:
         at = self.position
@@ -67,6 +77,7 @@ class Evaluate(Callback):
         save_best: called with the metrics when `metric` is higher than ever before, or None on ranks that write none.
         report: called after each evaluation with the metrics, the epoch and the metadata, of which it may keep its own
             part under `accuracies`; or None.
+        before_first: called once, before the first evaluation of this process, which may fail; or None.
         metric: the metric that decides.
         metadata: of the training state; `best` and `best_epoch` in it survive a resume.
         interval: epochs between two evaluations; the last epoch is always evaluated.
@@ -83,16 +94,20 @@ class Evaluate(Callback):
         interval: int,
         record: RunRecord | None,
         report: Callable[[Mapping[str, float], int, dict[str, Any]], None] | None = None,
+        before_first: Callable[[], None] | None = None,
     ):
         require_range(low=1, eval_interval=interval)
         self.position, self.evaluate, self.save_best, self.metric = position, evaluate, save_best, metric
         self.metadata, self.epochs, self.interval, self.record = metadata, epochs, interval, record
-        self.report = report
+        self.report, self.before_first = report, before_first
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         at = self.position
         if at.step < at.steps_per_epoch or (at.epoch % self.interval and at.epoch != self.epochs):
             return
+        if self.before_first is not None:
+            self.before_first()
+            self.before_first = None
         metrics = self.evaluate()
         if self.record is not None:
             self.record.add(at.total, **metrics)

@@ -320,34 +320,24 @@ class _Run:
     def _savers(self, record: RunRecord | None, report: Callable | None) -> list[Callback]:
         """Evaluation, checkpoints and uploads, in this order."""
         config, at = self.config, self.position
-        callbacks: list[Callback] = []
-        if config.eval_interval:
-            metric = self.model.metric if self.train_step.ema is None else f"ema_{self.model.metric}"
-            callbacks.append(
-                Evaluate(
-                    at,
-                    self._evaluate,
-                    self._save_best if self.saves else None,
-                    metric,
-                    self.metadata,
-                    self.epochs,
-                    config.eval_interval,
-                    record,
-                    report,
-                )
-            )
+        saver = evaluation = None
         if self.saves:
-            callbacks.append(
-                SaveCheckpoint(
-                    at,
-                    self.folder,
-                    self.train_step,
-                    self.metadata,
-                    self.epochs,
-                    config.get("save_checkpoint_epochs", 1),
-                    config.get("save_checkpoint_steps"),
-                )
+            epochs, steps = config.get("save_checkpoint_epochs", 1), config.get("save_checkpoint_steps")
+            saver = SaveCheckpoint(at, self.folder, self.train_step, self.metadata, self.epochs, epochs, steps)
+        if config.eval_interval:
+            evaluation = Evaluate(
+                at,
+                self._evaluate,
+                self._save_best if self.saves else None,
+                self.model.metric if self.train_step.ema is None else f"ema_{self.model.metric}",
+                self.metadata,
+                self.epochs,
+                config.eval_interval,
+                record,
+                report,
+                saver.save_early if saver else None,
             )
+        callbacks = [callback for callback in (evaluation, saver) if callback is not None]
         return [*callbacks, moxing_adapter.Upload(config, at, self.epochs, self.device.barrier)]
 
     def _evaluate(self) -> dict[str, float]:
