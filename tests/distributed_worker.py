@@ -64,7 +64,7 @@ def batches(device: Device, images: int, split: str, *, epoch: int = 1, numbered
         columns = (digits.images[:images].astype(np.float32), labels.astype(np.int32))
         return ds.NumpySlicesDataset(columns, ["image", "label"], sampler=sampler, num_parallel_workers=workers)
 
-    return build_pipeline(source, images, [to_image], config, device, split=split, epoch=epoch)
+    return build_pipeline(source, range(images), [to_image], config, device, split=split, epoch=epoch)
 
 
 def indices(device: Device, images: int, split: str, epoch: int = 1) -> list[np.ndarray]:
