@@ -330,3 +330,16 @@ def test_a_long_check_says_how_far_it_is(tmp_path, notices, monkeypatch):
     paths = [str(write(tmp_path / f"{number}.jpg", encoded())) for number in range(250)]
     check_image_files(tmp_path, paths)
     assert [line.rpartition(",")[0] for line in notices] == [f"checked {n} of 250 pictures" for n in (100, 200, 250)]
+
+
+def test_many_files_are_examined_by_processes(tmp_path, monkeypatch):
+    """In the order of the files, and remembered as by threads."""
+    monkeypatch.setattr(picture_check, "MANY", 8)
+    monkeypatch.setattr(picture_check, "CHUNK", 3)
+    monkeypatch.setattr(picture_check, "own_cores", lambda: 3)
+    for number in range(8):
+        Image.new("RGB", (20, 20), (number * 30, 0, 0)).save(tmp_path / f"{number}.jpg")
+    (tmp_path / "4.jpg").write_bytes(b"\xff\xd8\xff\xda\xff\xd9")
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(8)]
+    found = picture_check._examine_all(paths, "full", 0, None)
+    assert [bool(finding.fault) for finding in found] == [number == 4 for number in range(8)]

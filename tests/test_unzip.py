@@ -164,7 +164,7 @@ def test_killed_unpacking_is_redone(tmp_path):
         "import os, sys, zipfile\nfrom model_utils.unzip import unzip_dataset\n"
         "original = zipfile.ZipFile.extract\n"
         "def killed(self, member, *a):\n"
-        "    original(self, member, *a) if member.filename == '0.jpg' else os._exit(9)\n"
+        "    return original(self, member, *a) if member.filename == '0.jpg' else os._exit(9)\n"
         "zipfile.ZipFile.extract = killed\nunzip_dataset(sys.argv[1], sys.argv[2])\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{HERE.parent / 'utils'}:{HERE / 'fake_mindspore'}"}

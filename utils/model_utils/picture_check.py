@@ -2,20 +2,24 @@
 """Are these files pictures that training will see as they are: every one is decoded once, and what was found remembered.
 
 MindData's decoder may end the process at a damaged JPEG, and shows what is missing as grey without a word. Pillow refuses
-all that end the process; what is grey is found by decoding twice, see `jpeg_data.py`.
+all that end the process; what is grey is found by decoding twice, see `jpeg_data.py`; the rest by comparing the two.
 """
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from mindspore.dataset import vision
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from .check_memory import Memory
 from .errors import DataError, UsageError
@@ -39,7 +43,9 @@ TIFF_COMPRESSIONS = ("raw", "jpeg", "packbits", "group3", "group4", "tiff_ccitt"
 BITS_PER_SAMPLE = 258  # tag of TIFF
 HEAD, TAIL = 4096, 12  # bytes that the fast check reads
 CHUNK, READERS = 100, 16
+MANY = 10_000  # files from which on processes are worth their start
 REPORT_INTERVAL = 30.0  # seconds
+FAR, LARGEST_DIFFERENCE = 64, 0.01  # of 255: values that differ; share of the pixels that may
 START_OF_SCAN = 0xDA  # marker of JPEG
 NEXT_LINE = "\n    "
 
@@ -112,9 +118,37 @@ def examine(path: str | Path, level: str = "full", max_pixels: int = MAX_PIXELS)
             if level == "full" or is_deep or not _ends_well(path):
                 image.load()
                 require_data(path, image)
+                _require_agreement(path, image)
             return Finding("", is_deep, is_deep and _is_dark(image))
     except Exception as error:  # noqa: BLE001 (Pillow's readers raise errors of many kinds on damaged files)
         return Finding(explain(error, size))
+
+
+def _require_agreement(path: str | Path, image: Image.Image) -> None:
+    """Raise DataError where the decoder of the pipelines refuses a picture or sees another one than Pillow.
+
+    Where data are damaged the two go on in different ways, each without a word. Pillow has accepted the file: none of
+    those that end the process comes this far.
+    """
+    try:
+        seen = vision.Decode()(Path(path).read_bytes())
+    except RuntimeError as error:
+        remove_dump(str(error))
+        raise DataError("damaged, or of a kind that training cannot decode") from None
+    if seen.shape[:2] != image.size[::-1]:
+        raise DataError("damaged: two decoders see different sizes")
+    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        counts = ImageChops.difference(image.convert("RGB"), Image.fromarray(seen)).histogram()
+        apart = np.reshape(counts, (3, 256))[:, FAR + 1 :].sum(axis=1).max()  # pixels, in the channel with the most
+        if apart > LARGEST_DIFFERENCE * image.width * image.height:
+            raise DataError("damaged: two decoders see different pictures")
+
+
+def remove_dump(text: str) -> None:
+    """Remove the copy of a damaged image that MindData has written into the current directory, as its message says."""
+    dump = re.search(r"Dump the abnormal image to \[(.+?)\]", text)
+    if dump:
+        Path(dump[1]).unlink(missing_ok=True)
 
 
 def explain(error: Exception, size: int) -> str:
@@ -226,33 +260,38 @@ def check_image_files(
 
 def _examine_all(paths: Sequence[str], level: str, max_pixels: int, memory: Memory | None) -> list[Finding]:
     """Findings in the order of the paths; a line now and then says how far it has come."""
-    findings: list[Finding] = []
-    pool = ThreadPoolExecutor(own_cores() if level == "full" else READERS)
-    progress = Progress(len(paths))
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    keys = {path: memory.key(path) for path in paths} if memory else {}
+    bits = {path: memory.known(key) for path, key in keys.items()} if memory else {}
+    findings = {
+        path: Finding("", bool(known & 1), bool(known & 2)) for path, known in bits.items() if known is not None
+    }
+    left = [path for path in paths if path not in findings]
+    chunks = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
+    pool, progress = _pool(level, len(left)), Progress(len(paths))
     try:
-        for found in pool.map(lambda chunk: [_recall(path, level, max_pixels, memory) for path in chunk], chunks):
-            findings += found
+        examine_chunk = functools.partial(_examine_chunk, level=level, max_pixels=max_pixels)
+        for chunk, found in zip(chunks, pool.map(examine_chunk, chunks)):
+            findings.update(zip(chunk, found))
+            for path, finding in zip(chunk, found):
+                if memory and not finding.fault:
+                    memory.add(keys[path], finding.is_deep | finding.is_dark << 1)
             progress.report(len(findings))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the remaining files
         if memory:
             memory.save()
-    return findings
+    return [findings[path] for path in paths]
 
 
-def _recall(path: str, level: str, max_pixels: int, memory: Memory | None) -> Finding:
-    """What is remembered of a file, or found now."""
-    if memory is None:
-        return examine(path, level, max_pixels)
-    key = memory.key(path)
-    bits = memory.known(key)
-    if bits is not None:
-        return Finding("", bool(bits & 1), bool(bits & 2))
-    finding = examine(path, level, max_pixels)
-    if not finding.fault:
-        memory.add(key, finding.is_deep | finding.is_dark << 1)
-    return finding
+def _pool(level: str, files: int) -> Executor:
+    """Threads; for many files processes, since MindData decodes a single picture with Python's lock held."""
+    if level == "full" and files >= MANY and own_cores() > 2:
+        return ProcessPoolExecutor(own_cores(), multiprocessing.get_context("spawn"))
+    return ThreadPoolExecutor(own_cores() if level == "full" else READERS)
+
+
+def _examine_chunk(paths: Sequence[str], level: str, max_pixels: int) -> list[Finding]:
+    return [examine(path, level, max_pixels) for path in paths]
 
 
 def report_16_bits(findings: Mapping[Path | str, Finding]) -> None:

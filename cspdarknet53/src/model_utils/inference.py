@@ -204,7 +204,20 @@ def _load_mindir(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
         network = nn.GraphCell(ms.load(str(path)))
     except (RuntimeError, ValueError, TypeError) as error:
         raise DataError(f"model_file={path} is not a sound MINDIR file: {str(error).splitlines()[0]}") from error
-    return lambda images: as_arrays(network(ms.Tensor(images)))
+    return _runner(path, lambda images: as_arrays(network(ms.Tensor(images))))
+
+
+def _runner(path: Path, run: Callable) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """A function that runs a model; what it raises where its input is not as described is a DataError."""
+
+    def checked(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        try:
+            return run(images)
+        except Exception as error:  # onnxruntime's exceptions have no common public base
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DataError(f"model_file={path} cannot be run on an input of shape {images.shape}: {text}") from error
+
+    return checked
 
 
 def _load_onnx(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
@@ -217,4 +230,4 @@ def _load_onnx(path: Path) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
     except Exception as error:  # onnxruntime's exceptions have no common public base
         raise DataError(f"model_file={path} is not a sound ONNX file: {str(error).splitlines()[0]}") from error
     name = session.get_inputs()[0].name
-    return lambda images: tuple(session.run(None, {name: images}))
+    return _runner(path, lambda images: tuple(session.run(None, {name: images})))

@@ -19,7 +19,7 @@ from .errors import DataError, require_range
 from .files import read_text, reason
 from .image_folder import ImageFolder, list_image_folder, some
 from .logger import get_logger
-from .picture_check import MAX_PIXELS, check_image_files, check_level
+from .picture_check import MAX_PIXELS, check_image_files, check_level, remove_dump
 
 IMAGE_TREE = "<class name>/\n        <any name>.jpg   (.jpeg .png .bmp .tif .tiff)\n    <class name>/\n        ..."
 CIFAR10_TREE = "data_batch_1.bin ... data_batch_5.bin   (training)\n    test_batch.bin   (test)\n    batches.meta.txt"
@@ -171,13 +171,6 @@ def data_error(error: Exception, path: str | Path) -> Exception:
         return DataError(f"data set{f' {path}' if path else ''}: {line[1]}")
     reason = " ".join(found[2].replace("Error description:", "").split())
     return DataError(f"{found[1]} cannot be used: {reason.rstrip('.')}; mend it or remove it from the data set")
-
-
-def remove_dump(text: str) -> None:
-    """Remove the copy of a damaged image that MindData has written into the current directory, as its message says."""
-    dump = re.search(r"Dump the abnormal image to \[(.+?)\]", text)
-    if dump:
-        Path(dump[1]).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

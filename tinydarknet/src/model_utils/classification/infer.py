@@ -29,13 +29,12 @@ from PIL import Image
 
 from .. import device_adapter
 from ..config import Config
-from ..dataset_checks import remove_dump
 from ..errors import DataError, UsageError, require_range
 from ..files import make_folder, write_whole
 from ..inference import load_model
 from ..logger import init_logger
 from ..model import Model
-from ..picture_check import MAX_PIXELS, Finding, examine, report_16_bits, require_pixels
+from ..picture_check import MAX_PIXELS, Finding, examine, remove_dump, report_16_bits, require_pixels
 from ..picture_files import find_pictures, fresh_folder, refuse_unsafe_output, result_names, unique_names
 from .annotate import annotate, readable_size
 from .postprocess import RESULT_ENDING
