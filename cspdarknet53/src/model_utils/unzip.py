@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import time
 import zipfile
 import zlib
@@ -129,7 +130,7 @@ def _extract(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
     total, done, tenths = sum(member.file_size for member in members), 0, 0
     for member in members:
         with archive.open(member):  # compares the name with that at the member itself, of folders too
-            pass
+            _require_same_numbers(archive, member)
         written = Path(archive.extract(member, folder))
         if written.is_file() and written.stat().st_size != member.file_size:
             raise zipfile.BadZipFile(f"{member.filename!r} has {written.stat().st_size} bytes, not {member.file_size}")
@@ -137,3 +138,17 @@ def _extract(archive: zipfile.ZipFile, name: str, folder: Path) -> None:
         if done * 10 // total > tenths:
             tenths = done * 10 // total
             print(f"unzip {name}: {10 * tenths}%", flush=True)
+
+
+def _require_same_numbers(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise BadZipFile where the directory and the member itself state another method, checksum or size."""
+    with open(archive.filename, "rb") as file:
+        file.seek(member.header_offset + 6)
+        flags, method, _, crc, _, size = struct.unpack("<HHIIII", file.read(20))
+    comes_after = flags & 8  # then checksum and size follow the data; a large size stands elsewhere
+    if (
+        not comes_after
+        and size != 0xFFFFFFFF
+        and (method, crc, size) != (member.compress_type, member.CRC, member.file_size)
+    ):
+        raise zipfile.BadZipFile(f"the directory says something else of {member.filename!r} than its own header")
