@@ -72,7 +72,7 @@ def _bytes_of(name: str, dims: list[int], kind: str, length: int) -> int:
         return length if length and length % 4 == 0 else -1
     if kind not in SIZES:
         raise ValueError(f"{name} has values of the type '{kind[:20]}', which no checkpoint has")
-    if any(side < 0 for side in dims):
+    if any(side <= 0 for side in dims) and dims != [0]:  # how a scalar is written
         raise ValueError(f"{name} has the shape {dims[:8]}")
     return SIZES[kind] * (1 if dims == [0] else math.prod(dims))
 
