@@ -308,11 +308,7 @@ def test_refused_recipe(recipe, text, parts):
 
 
 LONG_NUMBERS = ["9" * 5000, "0x" + "f" * 5000, "1" + ":59" * 999]
-DEEP = [
-    opened * depth + closed * depth
-    for depth in (40, 400, 1500, 50_000)
-    for opened, closed in ("[]", ("{a: ", "}"), ("[", ""))
-]
+DEEP = [opened * depth + closed * depth for depth in (40, 1500) for opened, closed in ("[]", ("{a: ", "}"), ("[", ""))]
 
 
 def bomb(levels: int) -> str:

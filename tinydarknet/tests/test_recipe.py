@@ -48,7 +48,7 @@ head_lr_factor=0 freeze=backbone.* keep_checkpoint_max=0"""
     }
     SIZES = ("num_classes", "image_height", "image_width", "epoch_size")
 
-    test_every_number_out_of_range = Recipe.numbers_out_of_range
+    test_every_number_out_of_range = pytest.mark.long(Recipe.numbers_out_of_range)
 
     def test_dry_run_writes_nothing(self, few_digits, tmp_path):
         self.check_dry_run(few_digits, tmp_path)

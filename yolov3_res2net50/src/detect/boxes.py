@@ -238,14 +238,14 @@ def _best_first(scores: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class _Suppression:
-    """Which candidates those kept before drop; arguments: see `_suppress`."""
+    """Marks candidates that a kept box suppresses; arguments: see `_suppress`."""
 
     def __init__(self, boxes: np.ndarray, columns: int, iou_threshold: float):
         self.boxes, self.columns, self.iou_threshold = boxes, columns, iou_threshold
         self.kept = np.empty(0, np.int64)
 
     def add(self, block: np.ndarray) -> np.ndarray:
-        """Whether candidates (m,), the best one first, are kept: neither a kept one nor a better one drops them."""
+        """Whether each of the candidates (m,), best first, is kept: no kept box and no better candidate suppresses it."""
         alive = ~self.drops(block)
         overlaps = self._overlaps(block, block)
         for place in range(len(block)):
@@ -255,7 +255,7 @@ class _Suppression:
         return alive
 
     def drops(self, candidates: np.ndarray) -> np.ndarray:
-        """Whether a kept one drops candidates (m,)."""
+        """Whether a kept box suppresses each of the candidates (m,)."""
         dropped = np.zeros(len(candidates), bool)
         if not len(self.kept):
             return dropped
@@ -271,6 +271,6 @@ class _Suppression:
         return dropped
 
     def _overlaps(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Whether candidates (n,) and (m,) overlap and are of the same class, (n, m)."""
+        """Whether each of the candidates (n,) overlaps each of (m,) and is of its class, (n, m)."""
         shared = iou(self.boxes[first // self.columns], self.boxes[second // self.columns])
         return (shared > self.iou_threshold) & np.equal.outer(first % self.columns, second % self.columns)

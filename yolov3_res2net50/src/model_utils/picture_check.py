@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from mindspore.dataset import vision
 from PIL import Image, ImageChops, UnidentifiedImageError
 
 from .check_memory import Memory
@@ -130,6 +129,8 @@ def _require_agreement(path: str | Path, image: Image.Image) -> None:
     Where data are damaged the two go on in different ways, each without a word. Pillow has accepted the file: none of
     those that end the process comes this far.
     """
+    from mindspore.dataset import vision  # what checks no picture needs no framework
+
     try:
         seen = vision.Decode()(Path(path).read_bytes())
     except RuntimeError as error:
